@@ -1,0 +1,130 @@
+//! All that the gateway asks of a node.
+//!
+//! The gateway keeps nothing between requests: what it knows it reads from the catalog, what it changes it proposes, what it
+//! serves it gets as blocks. One small trait is the whole of it, with the node behind it in a cluster and an in-memory
+//! implementation in the gateway's own tests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::command::{Action, BlockRef, Reply};
+use cluster::ids::{BlockHash, NodeId};
+use cluster::tables::nodes::NodeRow;
+use cluster::view::View;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+/// What a proposed command came to, and where in the log it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub reply: Reply,
+    /// The log index of the command; it has been applied on this node too when this is returned.
+    pub index: u64,
+}
+
+/// Why something could not be had now. All of these may be tried again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// No majority of the voters can be reached, or there is no leader at present.
+    #[error("the cluster has no leader that can be reached: {0}")]
+    NoLeader(String),
+    /// The command may or may not take effect; the node has stopped waiting.
+    #[error("no answer in time: {0}")]
+    Timeout(String),
+    /// Too few holders of a block can store it durably.
+    #[error("only {durable} of {required} durable copies could be made: {reason}")]
+    TooFewCopies { durable: usize, required: usize, reason: String },
+    /// No holder of a block that exists could deliver it.
+    #[error("block {hash} cannot be read at present: {reason}")]
+    BlockUnreadable { hash: BlockHash, reason: String },
+    /// A node that is not (yet) part of a cluster, or is stopping.
+    #[error("this node is not in service: {0}")]
+    NotInService(String),
+    /// The node's own storage failed.
+    #[error("this node's storage failed: {0}")]
+    Storage(String),
+}
+
+/// What a node sees of another one, and of itself.
+#[derive(Clone, Debug)]
+pub struct NodeObservation {
+    pub node: NodeRow,
+    pub status: NodeStatus,
+    pub voter: bool,
+    pub applied_index: u64,
+    pub blocks: u64,
+    /// Bytes in blocks.
+    pub bytes: u64,
+    /// Since the last answer to a ping; zero for the node itself.
+    pub last_seen: Duration,
+}
+
+/// How a node is doing, as seen from the node that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeStatus {
+    Joining,
+    Up,
+    Suspect,
+    Down,
+    Dead,
+    Draining,
+    Maintenance,
+}
+
+/// How repair is doing.
+#[derive(Clone, Debug, Default)]
+pub struct RepairObservation {
+    pub queued_blocks: u64,
+    pub bytes_per_second: u64,
+    pub eta_seconds: Option<u64>,
+    /// Why nothing is being repaired although something is queued.
+    pub waiting_for: Option<String>,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug)]
+pub struct ClusterObservation {
+    /// All zeros while the node belongs to no cluster.
+    pub cluster_id: [u8; 16],
+    pub this_node: Option<NodeId>,
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub voters: Vec<NodeId>,
+    pub layout_epoch: u64,
+    pub under_replicated_blocks: u64,
+    pub nodes: Vec<NodeObservation>,
+    pub repair: RepairObservation,
+}
+
+/// What a node offers to its gateway.
+pub trait Backend: Send + Sync + 'static {
+    /// The catalog as applied on this node. Reads are short (a few rows); long scans are for the caller to bound.
+    fn catalog(&self) -> Arc<dyn View + Send + Sync>;
+
+    /// The log index applied on this node; changes with each batch of commands. Lets readers wait and event streams wake up.
+    fn applied(&self) -> watch::Receiver<u64>;
+
+    /// The index that a linearizable read has to wait for, confirmed by a majority just now.
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, Unavailable>>;
+
+    /// Brings a command to the leader and waits until it is applied there and here. Gives up after a few seconds.
+    fn propose(&self, action: Action) -> BoxFuture<'_, Result<Applied, Unavailable>>;
+
+    /// Makes a block durable on enough holders.
+    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<BlockRef, Unavailable>>;
+
+    /// The bytes of a block, with their hash verified.
+    fn get_block(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>>;
+
+    /// Whether two durable copies (or what the layout demands) seem possible now: asked before an upload is accepted.
+    fn can_store(&self) -> Result<(), Unavailable>;
+
+    /// Why this node cannot serve at present; empty when it can.
+    fn not_ready_because(&self) -> Vec<String>;
+
+    fn observe(&self) -> ClusterObservation;
+
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+}

@@ -1,0 +1,3 @@
+//! The binary: parse, dispatch, nothing more.
+
+fn main() {}

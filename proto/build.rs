@@ -1,0 +1,14 @@
+//! Generates the code of the services from `proto/*.proto`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tonic_prost_build::configure()
+        // Blocks are handed on without a copy: `bytes` fields become `bytes::Bytes`.
+        .bytes(".")
+        // One file with the packages as nested modules, so that they can refer to each other.
+        .include_file("reelraft.rs")
+        .compile_protos(
+            &["proto/raft.proto", "proto/blocks.proto", "proto/cluster.proto"],
+            &["proto"],
+        )?;
+    Ok(())
+}
