@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# All tests that a change must pass. nextest comes last, so that its totals are the last lines.
+#
+# Arguments go to nextest, and then only nextest runs: `scripts/test.sh -E 'package(cluster)'`.
+cd "$(dirname "$0")/.."
+source scripts/lib.sh
+source scripts/tools.sh
+
+use_tool cargo-nextest
+
+# What the tests of real clusters run from outside: the binary that make has just built, and a browser.
+export REELRAFT_BIN=${REELRAFT_BIN:-$(target_dir)/debug/reelraft}
+for browser in google-chrome chromium-browser chromium; do
+  if have "$browser"; then found=$(command -v "$browser"); fi
+done
+export REELRAFT_CHROMIUM=${REELRAFT_CHROMIUM:-${found:-}}
+
+if (($# == 0)); then
+  step "Web app: unit tests" npm --prefix gateway/web run --silent test
+  step "Rust: examples in the documentation" cargo test --quiet --workspace --doc
+fi
+step "Rust: unit tests, then real clusters (the first time it compiles all of them: minutes)" \
+  cargo nextest run --workspace "$@"
