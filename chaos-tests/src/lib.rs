@@ -1,0 +1,20 @@
+//! Drives real clusters from outside, as a stranger would.
+//!
+//! Nothing here links against the node: a cluster is a set of `reelraft serve` processes with their own data directories and
+//! ports, spoken to over the public HTTP interface and killed with signals. What the scenarios in `tests/` and the
+//! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
+//! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
+//! upload, and the [`faults`].
+//!
+//! # Rules
+//!
+//! - Only processes that the harness started are ever signalled.
+//! - Nothing waits for a time to pass, only for conditions, each with a deadline that fails loudly.
+//! - Ports are free ones, directories temporary ones.
+
+pub mod client;
+pub mod clips;
+pub mod cluster;
+pub mod faults;
+pub mod player;
+pub mod wait;

@@ -1,0 +1,275 @@
+//! A cluster of real processes on this machine.
+//!
+//! Each node is one `reelraft serve` with its own data directory and its own ports, started and killed one by one; what they
+//! print goes to a log file beside their data, of which the end is shown when a test fails.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::faults::{self, Fault};
+use crate::wait;
+
+/// A cluster that was just started has to be in service within this time, on a busy machine too.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A node that was told to end has to be gone within this time.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Lines of each node's log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 40;
+
+/// One node: its place, its ports, and its process while it runs.
+#[derive(Debug)]
+pub struct Node {
+    /// From 1.
+    pub number: usize,
+    pub http_port: u16,
+    pub rpc_port: u16,
+    folder: PathBuf,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// Such as `http://127.0.0.1:8080`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// A client of this node.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(&self.url())
+    }
+
+    /// The id of the process, while it runs.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process_id(&self) -> Result<u32> {
+        self.process.as_ref().map(Child::id).with_context(|| format!("node {} does not run", self.number))
+    }
+
+    /// Where its data are.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// How many children its process has: the media workers.
+    ///
+    /// # Errors
+    /// When it does not run, or `/proc` cannot be read.
+    pub fn workers(&self) -> Result<usize> {
+        let process = self.process_id()?;
+        let mut workers = 0;
+        for thread in std::fs::read_dir(format!("/proc/{process}/task")).context("list threads")? {
+            let children = thread?.path().join("children");
+            // A thread may end between the two looks; it has no children then.
+            workers += std::fs::read_to_string(children).unwrap_or_default().split_whitespace().count();
+        }
+        Ok(workers)
+    }
+
+    fn start(&mut self, binary: &Path) -> Result<()> {
+        ensure!(self.process.is_none(), "node {} runs already", self.number);
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let process = Command::new(binary)
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--name", &format!("node-{}", self.number)])
+            .args(["--http-listen", &format!("127.0.0.1:{}", self.http_port)])
+            .args(["--rpc-listen", &format!("127.0.0.1:{}", self.rpc_port)])
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", binary.display()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    fn end(&mut self, fault: Fault) -> Result<()> {
+        let mut process = self.process.take().with_context(|| format!("node {} does not run", self.number))?;
+        faults::inflict(fault, process.id())?;
+        let start = std::time::Instant::now();
+        while process.try_wait()?.is_none() {
+            if start.elapsed() > GONE_WITHIN {
+                process.kill()?;
+                process.wait()?;
+                anyhow::bail!("node {} did not end within {GONE_WITHIN:?} of {fault:?}", self.number);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+/// Some nodes that form one cluster. All of them are killed when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    binary: PathBuf,
+    // Removed last.
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts `count` nodes, makes one cluster of them, and waits until each is in service.
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub async fn start(count: usize) -> Result<Self> {
+        let binary = binary()?;
+        let folder = TempDir::with_prefix("reelraft-chaos-").context("make a folder")?;
+        let ports = free_ports(count * 2)?;
+        let mut nodes = Vec::new();
+        for number in 1..=count {
+            let own = folder.path().join(format!("node-{number}"));
+            std::fs::create_dir(&own)?;
+            nodes.push(Node {
+                number,
+                http_port: ports[number * 2 - 2],
+                rpc_port: ports[number * 2 - 1],
+                folder: own,
+                process: None,
+            });
+        }
+        let mut cluster = Self { nodes, binary, _folder: folder };
+        for node in &mut cluster.nodes {
+            node.start(&cluster.binary)?;
+        }
+        cluster.init().await?;
+        cluster.wait_until_ready().await?;
+        Ok(cluster)
+    }
+
+    async fn init(&self) -> Result<()> {
+        let members: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.rpc_port)).collect();
+        wait::until("initialize the cluster", READY_WITHIN, async || {
+            let output = tokio::process::Command::new(&self.binary)
+                .args(["cluster", "init", "--to", &members[0], "--nodes", &members.join(",")])
+                .kill_on_drop(true)
+                .output()
+                .await?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    /// Waits until every running node says that it can serve.
+    ///
+    /// # Errors
+    /// When one does not in time.
+    pub async fn wait_until_ready(&self) -> Result<()> {
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            let client = node.client()?;
+            wait::until(&format!("node {} is ready", node.number), READY_WITHIN, async || {
+                client.bytes("/readyz").await.map(|_| Some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The place in [`Self::nodes`] of the leader, as the nodes that run agree on it.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub async fn leader(&self) -> Result<usize> {
+        wait::until("there is a leader", READY_WITHIN, async || {
+            for (place, node) in self.nodes.iter().enumerate() {
+                if node.process.is_none() {
+                    continue;
+                }
+                let seen = node.client()?.cluster().await?;
+                if !seen["leader"].is_null() && seen["leader"] == seen["self"] {
+                    return Ok(Some(place));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Ends a node with a signal and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn end(&mut self, place: usize, fault: Fault) -> Result<()> {
+        self.nodes[place].end(fault)
+    }
+
+    /// Starts a node again on the data that it has.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn restart(&mut self, place: usize) -> Result<()> {
+        self.nodes[place].start(&self.binary)
+    }
+
+    /// Clients of all nodes that run.
+    ///
+    /// # Errors
+    /// When an HTTP client cannot be set up.
+    pub fn clients(&self) -> Result<Vec<Client>> {
+        self.nodes.iter().filter(|node| node.process.is_some()).map(Node::client).collect()
+    }
+
+    /// The end of each node's log, for people who have to find out what went wrong.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let log = std::fs::read_to_string(node.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
+            text += &format!("--- node {} ---\n{}\n", node.number, lines[shown..].join("\n"));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                // It may be paused or gone; a kill does for both, and there is nobody left to tell if it fails.
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+    }
+}
+
+/// The binary under test: `REELRAFT_BIN`, which `make test` sets after building it.
+fn binary() -> Result<PathBuf> {
+    let path = std::env::var_os("REELRAFT_BIN")
+        .context("REELRAFT_BIN is not set: run the tests with `make test` or `make chaos`")?;
+    let path = PathBuf::from(path);
+    ensure!(path.is_file(), "REELRAFT_BIN={} is not a file", path.display());
+    Ok(path)
+}
+
+/// Ports that nobody listens on: all of them are held at once, so that they differ.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let held: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("find free ports")?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
