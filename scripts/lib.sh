@@ -42,7 +42,7 @@ cache_dir() {
   (cd "$dir" && pwd)
 }
 
-target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
+target_dir() { realpath -m "${CARGO_TARGET_DIR:-target}"; }
 
 # locked FILE COMMAND...: runs the command while no other process of this machine holds the lock.
 locked() {
