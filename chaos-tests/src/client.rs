@@ -73,7 +73,12 @@ impl Client {
     /// When there is no answer in time.
     pub async fn get(&self, path: &str) -> Result<Response> {
         let url = format!("{}{path}", self.base);
-        self.http.get(&url).timeout(ANSWER_WITHIN).send().await.with_context(|| format!("get {url}"))
+        self.http
+            .get(&url)
+            .timeout(ANSWER_WITHIN)
+            .send()
+            .await
+            .with_context(|| format!("get {url}"))
     }
 
     /// The body of a `GET` that must succeed.
@@ -140,7 +145,8 @@ impl Client {
         key: Option<&str>,
         bytes_per_second: Option<u64>,
     ) -> Result<Response> {
-        let content = tokio::fs::read(file).await.with_context(|| format!("read {}", file.display()))?;
+        let content =
+            tokio::fs::read(file).await.with_context(|| format!("read {}", file.display()))?;
         self.upload_bytes(Bytes::from(content), title, key, bytes_per_second).await
     }
 
@@ -156,10 +162,11 @@ impl Client {
         bytes_per_second: Option<u64>,
     ) -> Result<Response> {
         let length = content.len();
-        let chunks = (0..length).step_by(CHUNK_BYTES).map(move |at| content.slice(at..length.min(at + CHUNK_BYTES)));
-        let pause = bytes_per_second.map(|rate| {
-            Duration::from_secs_f64(CHUNK_BYTES as f64 / rate as f64)
-        });
+        let chunks = (0..length)
+            .step_by(CHUNK_BYTES)
+            .map(move |at| content.slice(at..length.min(at + CHUNK_BYTES)));
+        let pause =
+            bytes_per_second.map(|rate| Duration::from_secs_f64(CHUNK_BYTES as f64 / rate as f64));
         let body = stream::iter(chunks).then(move |chunk| async move {
             if let Some(pause) = pause {
                 // This is the speed of the uploader's line, not a wait for something to happen.
@@ -210,7 +217,12 @@ impl Client {
     /// When there is no answer in time.
     pub async fn delete(&self, path: &str) -> Result<Response> {
         let url = format!("{}{path}", self.base);
-        self.http.delete(&url).timeout(ANSWER_WITHIN).send().await.with_context(|| format!("delete {url}"))
+        self.http
+            .delete(&url)
+            .timeout(ANSWER_WITHIN)
+            .send()
+            .await
+            .with_context(|| format!("delete {url}"))
     }
 
     /// A request of any method with a body of any type, whatever the answer.

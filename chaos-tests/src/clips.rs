@@ -46,10 +46,13 @@ impl Clip {
                 &["-movflags", "+faststart"],
                 "mp4",
             ),
-            Codec::H264IndexLast => (&["libx264", "-preset", "veryfast", "-g", "50"], "aac", &[], "mp4"),
+            Codec::H264IndexLast => {
+                (&["libx264", "-preset", "veryfast", "-g", "50"], "aac", &[], "mp4")
+            }
             Codec::Mpeg4 => (&["mpeg4", "-q:v", "4"], "libmp3lame", &[], "mkv"),
         };
-        let path = folder.join(format!("{codec:?}-{seconds}s-{width}x{height}.{extension}").to_lowercase());
+        let path = folder
+            .join(format!("{codec:?}-{seconds}s-{width}x{height}.{extension}").to_lowercase());
         let mut command = Command::new("ffmpeg");
         command
             .args(["-v", "error", "-y", "-f", "lavfi", "-i"])

@@ -25,6 +25,9 @@ const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// Lines of each node's log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// Settings of all nodes, as environment variables (`REELRAFT_TRANSCODER_SLOTS`, …) with their values.
+pub type Settings = [(&'static str, &'static str)];
+
 /// One node: its place, its ports, and its process while it runs.
 #[derive(Debug)]
 pub struct Node {
@@ -56,7 +59,10 @@ impl Node {
     /// # Errors
     /// When it does not run.
     pub fn process_id(&self) -> Result<u32> {
-        self.process.as_ref().map(Child::id).with_context(|| format!("node {} does not run", self.number))
+        self.process
+            .as_ref()
+            .map(Child::id)
+            .with_context(|| format!("node {} does not run", self.number))
     }
 
     /// Where its data are.
@@ -75,21 +81,22 @@ impl Node {
         for thread in std::fs::read_dir(format!("/proc/{process}/task")).context("list threads")? {
             let children = thread?.path().join("children");
             // A thread may end between the two looks; it has no children then.
-            workers += std::fs::read_to_string(children).unwrap_or_default().split_whitespace().count();
+            workers +=
+                std::fs::read_to_string(children).unwrap_or_default().split_whitespace().count();
         }
         Ok(workers)
     }
 
-    fn start(&mut self, binary: &Path) -> Result<()> {
+    fn start(&mut self, binary: &Path, settings: &Settings) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.number);
         let log = File::options().create(true).append(true).open(self.log())?;
         let process = Command::new(binary)
             .arg("serve")
-            .arg("--data-dir")
-            .arg(self.data())
-            .args(["--name", &format!("node-{}", self.number)])
-            .args(["--http-listen", &format!("127.0.0.1:{}", self.http_port)])
-            .args(["--rpc-listen", &format!("127.0.0.1:{}", self.rpc_port)])
+            .env("REELRAFT_DATA_DIR", self.data())
+            .env("REELRAFT_NAME", format!("node-{}", self.number))
+            .env("REELRAFT_HTTP_LISTEN", format!("127.0.0.1:{}", self.http_port))
+            .env("REELRAFT_RPC_LISTEN", format!("127.0.0.1:{}", self.rpc_port))
+            .envs(settings.iter().copied())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -105,14 +112,18 @@ impl Node {
     }
 
     fn end(&mut self, fault: Fault) -> Result<()> {
-        let mut process = self.process.take().with_context(|| format!("node {} does not run", self.number))?;
+        let mut process =
+            self.process.take().with_context(|| format!("node {} does not run", self.number))?;
         faults::inflict(fault, process.id())?;
         let start = std::time::Instant::now();
         while process.try_wait()?.is_none() {
             if start.elapsed() > GONE_WITHIN {
                 process.kill()?;
                 process.wait()?;
-                anyhow::bail!("node {} did not end within {GONE_WITHIN:?} of {fault:?}", self.number);
+                anyhow::bail!(
+                    "node {} did not end within {GONE_WITHIN:?} of {fault:?}",
+                    self.number
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -125,6 +136,7 @@ impl Node {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     binary: PathBuf,
+    settings: Vec<(&'static str, &'static str)>,
     // Removed last.
     _folder: TempDir,
 }
@@ -135,6 +147,14 @@ impl Cluster {
     /// # Errors
     /// When that does not happen in time.
     pub async fn start(count: usize) -> Result<Self> {
+        Self::start_with(count, &[]).await
+    }
+
+    /// As [`Self::start`], with settings that are not the defaults.
+    ///
+    /// # Errors
+    /// When the cluster is not in service in time.
+    pub async fn start_with(count: usize, settings: &Settings) -> Result<Self> {
         let binary = binary()?;
         let folder = TempDir::with_prefix("reelraft-chaos-").context("make a folder")?;
         let ports = free_ports(count * 2)?;
@@ -150,9 +170,9 @@ impl Cluster {
                 process: None,
             });
         }
-        let mut cluster = Self { nodes, binary, _folder: folder };
+        let mut cluster = Self { nodes, binary, settings: settings.to_vec(), _folder: folder };
         for node in &mut cluster.nodes {
-            node.start(&cluster.binary)?;
+            node.start(&cluster.binary, settings)?;
         }
         cluster.init().await?;
         cluster.wait_until_ready().await?;
@@ -160,7 +180,8 @@ impl Cluster {
     }
 
     async fn init(&self) -> Result<()> {
-        let members: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.rpc_port)).collect();
+        let members: Vec<_> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.rpc_port)).collect();
         wait::until("initialize the cluster", READY_WITHIN, async || {
             let output = tokio::process::Command::new(&self.binary)
                 .args(["cluster", "init", "--to", &members[0], "--nodes", &members.join(",")])
@@ -221,7 +242,7 @@ impl Cluster {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn restart(&mut self, place: usize) -> Result<()> {
-        self.nodes[place].start(&self.binary)
+        self.nodes[place].start(&self.binary, &self.settings)
     }
 
     /// Clients of all nodes that run.
@@ -258,6 +279,23 @@ impl Drop for Cluster {
     }
 }
 
+/// Runs a scenario on a new cluster of that many nodes, and shows what the nodes logged when it fails.
+///
+/// # Errors
+/// Those of the scenario.
+#[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]
+pub async fn scenario(
+    nodes: usize,
+    run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let mut cluster = Cluster::start(nodes).await?;
+    let result = run(&mut cluster).await;
+    if result.is_err() {
+        eprintln!("{}", cluster.logs());
+    }
+    result
+}
+
 /// The binary under test: `REELRAFT_BIN`, which `make test` sets after building it.
 fn binary() -> Result<PathBuf> {
     let path = std::env::var_os("REELRAFT_BIN")
@@ -269,7 +307,9 @@ fn binary() -> Result<PathBuf> {
 
 /// Ports that nobody listens on: all of them are held at once, so that they differ.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let held: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("find free ports")?;
+    let held: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()
+        .context("find free ports")?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

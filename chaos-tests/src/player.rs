@@ -4,6 +4,7 @@
 //! cannot be had, durations that do not add up, renditions of different length.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::{Context, Result, bail, ensure};
 use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaPlaylistType};
@@ -40,7 +41,8 @@ pub async fn watch(client: &Client, video: &str) -> Result<Watched> {
     let root = format!("/v/{video}");
     let master = client.bytes(&format!("{root}/master.m3u8")).await?;
     let master = parse_master(&master)?;
-    let mut playlists: Vec<String> = master.variants.iter().map(|variant| variant.uri.clone()).collect();
+    let mut playlists: Vec<String> =
+        master.variants.iter().map(|variant| variant.uri.clone()).collect();
     playlists.extend(master.alternatives.iter().filter_map(|media| media.uri.clone()));
     playlists.sort();
     playlists.dedup();
@@ -68,11 +70,10 @@ pub async fn watch(client: &Client, video: &str) -> Result<Watched> {
             wanted.extend(segment.map.as_ref().map(|map| map.uri.clone()));
             for uri in wanted {
                 let path = join(&path, &uri);
-                if !watched.files.contains_key(&path) {
-                    let bytes = client.bytes(&path).await?;
-                    ensure!(!bytes.is_empty(), "{path} is empty");
-                    let hash = blake3::hash(&bytes).to_hex().to_string();
-                    watched.files.insert(path, (hash, bytes.len()));
+                if let Entry::Vacant(place) = watched.files.entry(path) {
+                    let bytes = client.bytes(place.key()).await?;
+                    ensure!(!bytes.is_empty(), "{} is empty", place.key());
+                    place.insert((blake3::hash(&bytes).to_hex().to_string(), bytes.len()));
                 }
             }
         }
@@ -92,7 +93,9 @@ pub async fn watch(client: &Client, video: &str) -> Result<Watched> {
 fn parse_master(text: &[u8]) -> Result<MasterPlaylist> {
     match m3u8_rs::parse_master_playlist_res(text) {
         Ok(playlist) => Ok(playlist),
-        Err(error) => bail!("not a multivariant playlist: {error}: {}", String::from_utf8_lossy(text)),
+        Err(error) => {
+            bail!("not a multivariant playlist: {error}: {}", String::from_utf8_lossy(text))
+        }
     }
 }
 

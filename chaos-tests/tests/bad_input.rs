@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chaos_tests::client::{Client, accepted};
 use chaos_tests::clips::{Clip, Codec};
-use chaos_tests::cluster::Cluster;
+use chaos_tests::cluster::{Cluster, scenario};
 use chaos_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -43,17 +43,13 @@ async fn fails(client: &Client, name: &str, content: Bytes) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_video_fails_with_a_code() -> Result<()> {
-    let cluster = Cluster::start(3).await?;
-    let result = no_videos(&cluster).await;
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result
+    scenario(3, async |cluster| no_videos(cluster).await).await
 }
 
 async fn no_videos(cluster: &Cluster) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let clip = std::fs::read(Clip::new(Codec::H264IndexLast, 3, 320, 240).make(folder.path()).await?)?;
+    let clip =
+        std::fs::read(Clip::new(Codec::H264IndexLast, 3, 320, 240).make(folder.path()).await?)?;
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "nobody may see this")?;
     // A server that counts who connects: a playlist must not make a node fetch anything.
@@ -68,14 +64,33 @@ async fn no_videos(cluster: &Cluster) -> Result<()> {
         ("text.mp4", Bytes::from_static(b"This is no video at all.\n"), &["not_a_video"]),
         ("zip", Bytes::from_static(ZIP), &["not_a_video"]),
         ("zeros", Bytes::from(vec![0; 3 << 20]), &["not_a_video"]),
-        ("truncated.mp4", Bytes::from(clip[..clip.len() / 2].to_vec()), &["truncated", "corrupt_media", "not_a_video"]),
+        (
+            "truncated.mp4",
+            Bytes::from(clip[..clip.len() / 2].to_vec()),
+            &["truncated", "corrupt_media", "not_a_video"],
+        ),
         (
             "hls.mp4",
-            Bytes::from(format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{secret}\n#EXTINF:4,\nhttp://{bait}/a.ts\n#EXT-X-ENDLIST\n")),
+            Bytes::from(format!(
+                "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{secret}\n#EXTINF:4,\nhttp://{bait}/a.ts\n#EXT-X-ENDLIST\n"
+            )),
             &["not_a_video"],
         ),
-        ("concat.mp4", Bytes::from(format!("ffconcat version 1.0\nfile '{secret}'\nfile 'http://{bait}/b.mp4'\n")), &["not_a_video"]),
-        ("sdp.mp4", Bytes::from(format!("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {} RTP/AVP 96\na=rtpmap:96 H264/90000\n", bait.port())), &["not_a_video"]),
+        (
+            "concat.mp4",
+            Bytes::from(format!(
+                "ffconcat version 1.0\nfile '{secret}'\nfile 'http://{bait}/b.mp4'\n"
+            )),
+            &["not_a_video"],
+        ),
+        (
+            "sdp.mp4",
+            Bytes::from(format!(
+                "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+                bait.port()
+            )),
+            &["not_a_video"],
+        ),
     ];
     for (name, content, codes) in cases {
         let code = fails(&client, name, content).await?;
@@ -93,7 +108,8 @@ async fn no_videos(cluster: &Cluster) -> Result<()> {
 /// The status and the code of the problem that the answer has to be.
 async fn problem(response: reqwest::Response) -> Result<(u16, String)> {
     let status = response.status().as_u16();
-    let kind = response.headers().get("content-type").context("a content type")?.to_str()?.to_owned();
+    let kind =
+        response.headers().get("content-type").context("a content type")?.to_str()?.to_owned();
     ensure!(kind.starts_with("application/problem+json"), "{status} with {kind}");
     let problem: Value = response.json().await?;
     ensure!(problem["request_id"].is_string(), "no request id: {problem}");
@@ -106,11 +122,18 @@ async fn requests(client: &Client) -> Result<()> {
     ensure!(problem(client.get(unknown).await?).await?.0 == 404, "unknown video");
     ensure!(problem(client.get("/api/v1/videos/nonsense").await?).await?.0 == 404, "no video id");
     ensure!(problem(client.get("/api/v1/nothing").await?).await?.0 == 404, "unknown route");
-    ensure!(problem(client.get("/v/00000000000000000000000000000000/master.m3u8").await?).await?.0 == 404, "no playlist");
+    ensure!(
+        problem(client.get("/v/00000000000000000000000000000000/master.m3u8").await?).await?.0
+            == 404,
+        "no playlist"
+    );
     ensure!(problem(client.delete(unknown).await?).await?.0 == 404, "delete what is not there");
-    let bad_json = client.request(Method::PATCH, unknown, "application/json", Bytes::from_static(b"{")).await?;
+    let bad_json = client
+        .request(Method::PATCH, unknown, "application/json", Bytes::from_static(b"{"))
+        .await?;
     ensure!(matches!(problem(bad_json).await?.0, 400 | 422), "bad JSON");
-    let wrong_method = client.request(Method::PUT, "/api/v1/videos", "text/plain", Bytes::new()).await?;
+    let wrong_method =
+        client.request(Method::PUT, "/api/v1/videos", "text/plain", Bytes::new()).await?;
     ensure!(wrong_method.headers().contains_key("allow"), "no Allow");
     ensure!(problem(wrong_method).await?.0 == 405, "wrong method");
     too_large(client).await
@@ -136,12 +159,7 @@ async fn too_large(client: &Client) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_writes_are_refused_and_playback_goes_on() -> Result<()> {
-    let mut cluster = Cluster::start(3).await?;
-    let result = minority(&mut cluster).await;
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result
+    scenario(3, async |cluster| minority(cluster).await).await
 }
 
 async fn minority(cluster: &mut Cluster) -> Result<()> {

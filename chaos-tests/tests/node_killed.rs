@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chaos_tests::client::{Client, Video, accepted};
 use chaos_tests::clips::{Clip, Codec, count_frames};
-use chaos_tests::cluster::Cluster;
+use chaos_tests::cluster::{Cluster, scenario};
 use chaos_tests::faults::Fault;
 use chaos_tests::player::{Watched, watch};
 use chaos_tests::wait;
@@ -22,7 +22,7 @@ const PLAYABLE_WITHIN: Duration = Duration::from_secs(60);
 async fn until_ready(client: &Client, id: &str) -> Result<Video> {
     wait::until(&format!("{id} is ready"), READY_WITHIN, async || {
         let video = client.video(id).await?;
-        ensure!(video.state != "failed" , "failed: {:?}", video.error);
+        ensure!(video.state != "failed", "failed: {:?}", video.error);
         Ok((video.state == "ready").then_some(video))
     })
     .await
@@ -40,7 +40,8 @@ async fn until_playable(client: &Client, id: &str) -> Result<Video> {
 async fn watch_everywhere(cluster: &Cluster, id: &str) -> Result<Watched> {
     let mut first: Option<Watched> = None;
     for client in cluster.clients()? {
-        let watched = watch(&client, id).await.with_context(|| format!("watch at {}", client.base))?;
+        let watched =
+            watch(&client, id).await.with_context(|| format!("watch at {}", client.base))?;
         ensure!(watched.ended, "{}: {id} has not ended", client.base);
         match &first {
             None => first = Some(watched),
@@ -48,16 +49,6 @@ async fn watch_everywhere(cluster: &Cluster, id: &str) -> Result<Watched> {
         }
     }
     first.context("watch at one node at least")
-}
-
-/// Runs a scenario, and shows the nodes' logs when it fails.
-async fn scenario(nodes: usize, run: impl AsyncFnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
-    let mut cluster = Cluster::start(nodes).await?;
-    let result = run(&mut cluster).await;
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result
 }
 
 #[tokio::test(flavor = "multi_thread")]

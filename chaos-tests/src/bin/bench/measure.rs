@@ -1,0 +1,30 @@
+//! What the kernel knows about processes: memory and processor time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// A number of kB from `/proc/PID/status`, in bytes.
+pub(crate) fn memory(process: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(field))
+        .with_context(|| format!("find {field}"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1).context("find the number")?.parse()?;
+    Ok(kilobytes * 1024)
+}
+
+/// Processor time that the ended and awaited children of a process used.
+pub(crate) fn children_cpu(process: u32) -> Result<Duration> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // The second field, the name in parentheses, may hold anything; the rest is numbers (proc_pid_stat(5)).
+    let rest = stat.rsplit_once(')').context("read stat")?.1;
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    let ticks: u64 = fields.get(13).context("cutime")?.parse::<u64>()?
+        + fields.get(14).context("cstime")?.parse::<u64>()?;
+    // USER_HZ is 100 on every Linux that exists.
+    Ok(Duration::from_millis(ticks * 10))
+}

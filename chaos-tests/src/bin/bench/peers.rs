@@ -1,0 +1,156 @@
+//! The programs that we compare ourselves with, started for the time of one measurement.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use chaos_tests::wait;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// A peer that was started has to answer within this time.
+const UP_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running peer; ends when dropped.
+pub(crate) struct Peer {
+    pub(crate) url: String,
+    _children: Vec<Child>,
+    _folder: TempDir,
+}
+
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let held: Vec<_> =
+        (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn spawn(program: &str, args: &[String], folder: &Path) -> Result<Child> {
+    Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("errors"))?)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("start {program} (`make bench` installs it)"))
+}
+
+/// nginx as for static files: sendfile, two workers, keep-alive.
+pub(crate) async fn nginx(root: &Path) -> Result<Peer> {
+    let folder = TempDir::with_prefix("reelraft-nginx-")?;
+    let [port] = free_ports()?;
+    let config = format!(
+        "daemon off; master_process on; user root; worker_processes 2; pid {0}/pid; error_log {0}/error.log;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000;\n\
+         client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
+         server {{ listen 127.0.0.1:{port}; root {1}; }} }}\n",
+        folder.path().display(),
+        root.display()
+    );
+    let file = folder.path().join("nginx.conf");
+    std::fs::write(&file, config)?;
+    let child = spawn("nginx", &["-c".to_owned(), file.display().to_string()], folder.path())?;
+    let url = format!("http://127.0.0.1:{port}");
+    up(&url).await?;
+    Ok(Peer { url, _children: vec![child], _folder: folder })
+}
+
+/// Three etcd servers with fsync on; the URL is that of the leader's HTTP gateway.
+pub(crate) async fn etcd() -> Result<Peer> {
+    let folder = TempDir::with_prefix("reelraft-etcd-")?;
+    let ports: [u16; 6] = free_ports()?;
+    let cluster: Vec<_> =
+        (0..3).map(|n| format!("n{n}=http://127.0.0.1:{}", ports[n * 2])).collect();
+    let mut children = Vec::new();
+    for n in 0..3 {
+        let (peer, client) = (
+            format!("http://127.0.0.1:{}", ports[n * 2]),
+            format!("http://127.0.0.1:{}", ports[n * 2 + 1]),
+        );
+        let args = [
+            format!("--name=n{n}"),
+            format!("--data-dir={}/n{n}", folder.path().display()),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--initial-cluster={}", cluster.join(",")),
+            "--initial-cluster-state=new".to_owned(),
+            "--log-level=error".to_owned(),
+        ];
+        children.push(spawn("etcd", &args, folder.path())?);
+    }
+    let http = reqwest::Client::new();
+    let url = wait::until("etcd has a leader", UP_WITHIN, async || {
+        for n in 0..3 {
+            let url = format!("http://127.0.0.1:{}", ports[n * 2 + 1]);
+            let status: serde_json::Value = http
+                .post(format!("{url}/v3/maintenance/status"))
+                .body("{}")
+                .send()
+                .await?
+                .json()
+                .await?;
+            let leader = status["leader"].as_str().unwrap_or("0");
+            if leader != "0" && status["header"]["member_id"].as_str() == Some(leader) {
+                return Ok(Some(url));
+            }
+        }
+        Ok(None)
+    })
+    .await?;
+    Ok(Peer { url, _children: children, _folder: folder })
+}
+
+async fn up(url: &str) -> Result<()> {
+    wait::until(&format!("{url} answers"), UP_WITHIN, async || {
+        reqwest::get(url).await?;
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// What the FFmpeg command used, and when it had something to show.
+pub(crate) struct Encoding {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    /// From the start until `appears` existed.
+    pub(crate) first: Option<Duration>,
+}
+
+/// Runs the FFmpeg command line and looks when a file appears.
+pub(crate) async fn ffmpeg(args: &[String], appears: Option<&Path>) -> Result<Encoding> {
+    let before = measure_children()?;
+    let start = Instant::now();
+    let mut child = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-y"])
+        .args(args)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start ffmpeg (is it installed?)")?;
+    let mut first = None;
+    let status = loop {
+        if first.is_none() && appears.is_some_and(Path::exists) {
+            first = Some(start.elapsed());
+        }
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    ensure!(status.success(), "ffmpeg ended with {status}");
+    Ok(Encoding { wall: start.elapsed(), cpu: measure_children()?.saturating_sub(before), first })
+}
+
+/// Processor time of this process's ended children.
+fn measure_children() -> Result<Duration> {
+    crate::measure::children_cpu(std::process::id())
+}
