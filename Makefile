@@ -33,10 +33,10 @@ check: packages toolchain rocksdb web ## format, lints, documentation, dependenc
 fix: packages toolchain rocksdb web ## mend what check finds and a machine can mend
 	@scripts/fix.sh
 
-bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd and ffmpeg
+bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd and ffmpeg; ONLY=p4,p6 for some
 	@$(step) "Compiling reelraft for measuring (the first time with all it depends on: minutes)" \
 	  cargo build --release --workspace --bins
-	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" cargo bench --quiet --package chaos-tests -- $(ARGS)
+	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
 chaos: build ## long runs of faults on real clusters; SEED=42 repeats one
 	@REELRAFT_CHAOS=long $(if $(SEED),REELRAFT_SEED=$(SEED)) NEXTEST_PROFILE=chaos scripts/test.sh --package chaos-tests $(ARGS)
