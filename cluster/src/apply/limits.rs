@@ -1,0 +1,82 @@
+//! How much a command may carry and the catalog may hold. A command beyond a limit is refused; none of them is met in
+//! ordinary use.
+
+/// Characters of a title.
+pub const TITLE_CHARS_MAX: usize = 200;
+
+/// Characters of a description.
+pub const DESCRIPTION_CHARS_MAX: usize = 10_000;
+
+/// Characters of the name of an uploaded file. File systems allow 255 bytes.
+pub const FILENAME_CHARS_MAX: usize = 255;
+
+/// Bytes of an upload key: part of a key in a table.
+pub const UPLOAD_KEY_BYTES_MAX: usize = 200;
+
+/// Characters of an error's code and of its detail.
+pub const ERROR_CODE_CHARS_MAX: usize = 64;
+/// See [`ERROR_CODE_CHARS_MAX`].
+pub const ERROR_DETAIL_CHARS_MAX: usize = 1000;
+
+/// Bytes of a block. The longest segment, 8 s at 50 Mbit/s, has as many.
+pub const BLOCK_BYTES_MAX: u32 = 64 << 20;
+
+/// Blocks of one source: 64 GiB in blocks of 1 MiB.
+pub const SOURCE_BLOCKS_MAX: u32 = 1 << 16;
+
+/// Blocks in one command that continues a source.
+pub const APPEND_BLOCKS_MAX: usize = 1024;
+
+/// Segments in one command. A piece has 16 of one second at most; the audio job commits as it goes.
+pub const COMMIT_SEGMENTS_MAX: usize = 512;
+
+/// Videos in one command that counts views.
+pub const COUNT_VIEWS_MAX: usize = 10_000;
+
+/// Characters of a codecs string.
+pub const CODECS_CHARS_MAX: usize = 64;
+
+/// Registered nodes. The layout's encoding bounds them too.
+pub const NODES_MAX: usize = crate::placement::LAYOUT_NODES_MAX;
+
+/// Characters of each text in a node's registration.
+pub const NODE_TEXT_CHARS_MAX: usize = 255;
+
+/// Leases in one command. A node works on a few jobs at a time.
+pub const LEASES_PER_COMMAND_MAX: usize = 1024;
+
+/// The shortest and the longest lease, in milliseconds. Shorter ones would be lost in an election, longer ones keep a dead
+/// worker's job from the others.
+pub const LEASE_MS_MIN: u64 = 1_000;
+/// See [`LEASE_MS_MIN`].
+pub const LEASE_MS_MAX: u64 = 600_000;
+
+/// Jobs that a claim looks at before it answers that there is nothing to do. Reached only when so many videos wait for
+/// their uploads.
+pub const CLAIM_SCAN_MAX: usize = 4096;
+
+/// Tries of a job that may end with an error of the worker. A crash by chance does not happen four times.
+pub const FAILURES_MAX: u32 = 4;
+
+/// Tries of a job that may end because its holder was not heard of any more. More than failures: nodes restart.
+pub const EXPIRIES_MAX: u32 = 10;
+
+/// How long the node on which a try failed leaves the job to the others, in milliseconds. If none of them takes it in that
+/// time, none is free.
+pub const FAILED_ON_PAUSE_MS: u64 = 10_000;
+
+/// Replies that are kept for one client, counted in sequence numbers. A proposer has far fewer commands under way.
+pub const REPLY_WINDOW: u64 = 4096;
+
+/// Replies that one command deletes at most: more than the one that it adds, so that deleting catches up.
+pub const REPLIES_DELETED_PER_COMMAND: usize = 16;
+
+/// How long a client is remembered after it was last heard of, in milliseconds: a day. A proposer gives up on a command
+/// after seconds.
+pub const SESSION_IDLE_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Every so many log entries, one session is looked at for whether it is idle.
+pub const SESSION_SWEEP_EVERY: u64 = 16;
+
+/// Replies of an idle session that one sweep deletes at most.
+pub const SWEEP_REPLIES_MAX: usize = 256;

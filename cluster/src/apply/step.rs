@@ -1,0 +1,70 @@
+//! What each action works with: its transaction, its place in the log, and the clock.
+
+use std::collections::BTreeSet;
+
+use crate::command::Refusal;
+use crate::ids::VideoId;
+use crate::tables::videos::{VIDEOS, VideoRow};
+use crate::view::{Transaction, ViewError};
+
+/// An action under way.
+pub(super) struct Step<'a> {
+    pub(super) tx: Transaction<'a>,
+    /// Of the log entry.
+    pub(super) index: u64,
+    /// The catalog's clock, in milliseconds since 1970.
+    pub(super) now_ms: u64,
+    pub(super) changed: BTreeSet<VideoId>,
+}
+
+/// Why an action does not go on.
+pub(super) enum Stop {
+    /// The command asks for what cannot be; all nodes find the same.
+    Refused(Refusal),
+    /// This node cannot read its tables.
+    View(ViewError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<ViewError> for Stop {
+    fn from(error: ViewError) -> Self {
+        Self::View(error)
+    }
+}
+
+impl Step<'_> {
+    /// The video, or a refusal.
+    pub(super) fn video(&self, id: VideoId) -> Result<VideoRow, Stop> {
+        Ok(VIDEOS.get(&self.tx, &id)?.ok_or(Refusal::UnknownVideo)?)
+    }
+
+    /// Writes the video back, changed.
+    pub(super) fn save(&mut self, mut video: VideoRow) {
+        video.changed_index = self.index;
+        self.changed.insert(video.id);
+        let id = video.id;
+        VIDEOS.put(&mut self.tx, &id, &video);
+    }
+}
+
+/// Refuses with this reason unless the condition holds.
+pub(super) fn require(condition: bool, reason: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if condition { Ok(()) } else { Err(invalid(reason())) }
+}
+
+/// The refusal of a command that makes no sense.
+pub(super) fn invalid(reason: impl Into<String>) -> Refusal {
+    Refusal::Invalid { reason: reason.into() }
+}
+
+/// Refuses a text of more than `limit` characters.
+pub(super) fn require_short(what: &str, text: &str, limit: usize) -> Result<(), Refusal> {
+    // More bytes than four per character cannot fit: no need to count them.
+    let fits = text.len() <= limit.saturating_mul(4) && text.chars().count() <= limit;
+    require(fits, || format!("the {what} has more than {limit} characters"))
+}

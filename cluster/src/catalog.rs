@@ -1,0 +1,14 @@
+//! Questions to the catalog: what a gateway shows and a node looks up. All are reads of plain values; what changes the
+//! catalog is in [`crate::apply`].
+
+mod cluster;
+mod media;
+mod videos;
+
+pub use cluster::{JobCounts, block, job, jobs, jobs_of, layout, leases_of, node, nodes, system};
+pub use media::{
+    SourceBlock, rendition, renditions, segment, segments, source_block_at, source_blocks,
+};
+pub use videos::{
+    Cursor, InvalidCursor, LIST_SCAN_MAX, Query, VideoPage, by_upload_key, list_videos, video,
+};

@@ -1,0 +1,106 @@
+//! Nodes, layout, blocks and jobs.
+
+use crate::ids::{BlockHash, NodeId, VideoId};
+use crate::jobs::JobId;
+use crate::placement::Layout;
+use crate::table::KeyRange;
+use crate::tables::blocks::{BLOCKS, BlockRow};
+use crate::tables::jobs::{JOBS, JobRow, LEASES};
+use crate::tables::nodes::{LAYOUT, NODES, NodeRow};
+use crate::tables::system::{SYSTEM, SystemRow};
+use crate::view::{View, ViewError};
+
+/// The cluster's identity and clock; all zeros before it was initialized.
+///
+/// # Errors
+/// When the view fails.
+pub fn system(view: &dyn View) -> Result<SystemRow, ViewError> {
+    Ok(SYSTEM.get(view, &())?.unwrap_or_default())
+}
+
+/// A node.
+///
+/// # Errors
+/// When the view fails.
+pub fn node(view: &dyn View, id: NodeId) -> Result<Option<NodeRow>, ViewError> {
+    NODES.get(view, &id)
+}
+
+/// All nodes, in the order of their ids. There are never more than [`crate::apply::NODES_MAX`].
+///
+/// # Errors
+/// When the view fails.
+pub fn nodes(view: &dyn View) -> Result<Vec<NodeRow>, ViewError> {
+    let rows = NODES.collect(view, &KeyRange::all(), usize::MAX)?;
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+/// The present layout; an empty one of epoch 0 before the first.
+///
+/// # Errors
+/// When the view fails.
+pub fn layout(view: &dyn View) -> Result<Layout, ViewError> {
+    Ok(LAYOUT.get(view, &())?.unwrap_or_default())
+}
+
+/// A block that a row names or has named.
+///
+/// # Errors
+/// When the view fails.
+pub fn block(view: &dyn View, hash: &BlockHash) -> Result<Option<BlockRow>, ViewError> {
+    BLOCKS.get(view, hash)
+}
+
+/// A job that is not done.
+///
+/// # Errors
+/// When the view fails.
+pub fn job(view: &dyn View, id: JobId) -> Result<Option<JobRow>, ViewError> {
+    JOBS.get(view, &id)
+}
+
+/// The jobs of a video that are not done, at most `limit`.
+///
+/// # Errors
+/// When the view fails.
+pub fn jobs_of(
+    view: &dyn View,
+    video: VideoId,
+    limit: usize,
+) -> Result<Vec<(JobId, JobRow)>, ViewError> {
+    JOBS.collect(view, &KeyRange::under(&video), limit)
+}
+
+/// The jobs that a node has a lease of, expired or not.
+///
+/// # Errors
+/// When the view fails.
+pub fn leases_of(view: &dyn View, node: NodeId) -> Result<Vec<JobId>, ViewError> {
+    let keys = LEASES.keys(view, &KeyRange::under(&node), usize::MAX)?;
+    Ok(keys.into_iter().map(|(_, job)| job).collect())
+}
+
+/// How much work there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Jobs that nobody works on.
+    pub queued: u64,
+    /// Jobs with a lease that has not expired.
+    pub running: u64,
+}
+
+/// How much work there is. Reads one row for each lease, not one for each job.
+///
+/// # Errors
+/// When the view fails.
+pub fn jobs(view: &dyn View) -> Result<JobCounts, ViewError> {
+    let system = system(view)?;
+    let mut running = 0;
+    for (_, id) in LEASES.keys(view, &KeyRange::all(), usize::MAX)? {
+        let lease = JOBS.get(view, &id)?.and_then(|job| job.lease);
+        if lease.is_some_and(|lease| lease.expires_ms > system.time_ms) {
+            running += 1;
+        }
+    }
+    Ok(JobCounts { queued: system.jobs.saturating_sub(running), running })
+}

@@ -1,0 +1,223 @@
+//! What can be decided: the commands of the log and their replies.
+//!
+//! A command is encoded with field names and a version (see [`crate::codec`]), so that a log written by one version can be
+//! read by the next. Fields may be added with `#[serde(default)]`; nothing is renamed or reused.
+//!
+//! A command that arrives twice is applied once: it carries the proposer's [`ClientId`] and a sequence number, and the
+//! catalog keeps the replies of the numbers that the proposer may still be waiting for (Ongaro's dissertation on Raft,
+//! section 6.3). That is needed because a time-out tells a proposer nothing about what became of its command.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
+use crate::jobs::{JobId, JobKind};
+use crate::placement::Layout;
+use crate::plan::{Plan, RenditionIndex};
+use crate::tables::nodes::NodeRow;
+use crate::tables::videos::{VideoError, Visibility};
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Who proposed it.
+    pub client: ClientId,
+    /// Rises by one with each command of that client.
+    pub sequence: u64,
+    /// The client has its answers to everything below this number and will never send those again.
+    pub answered_below: u64,
+    /// The leader's clock when it took the command, in milliseconds since 1970. The catalog's clock is the highest seen.
+    pub time_ms: u64,
+    pub action: Action,
+}
+
+/// A block and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRef {
+    pub hash: BlockHash,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A segment that is durable and now becomes part of a rendition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSegment {
+    /// From 0, without gaps in the end; may be committed in any order.
+    pub number: u32,
+    /// Ticks of the rendition's timescale from the start of the video.
+    pub start: u64,
+    /// Ticks.
+    pub duration: u64,
+    pub block: BlockRef,
+}
+
+/// The right to do a job: only the holder of the latest lease can commit its results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaseToken(pub u64);
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The cluster is born. Refused when it already was.
+    InitCluster {
+        cluster_id: [u8; 16],
+    },
+    /// A node tells its name, addresses, roles and capacity; sent at its start when any of them changed.
+    RegisterNode {
+        node: NodeRow,
+    },
+    /// A new layout. Refused unless its epoch is the successor of the present one.
+    SetLayout {
+        layout: Layout,
+    },
+
+    /// An upload begins. The proposer chose the id at random.
+    CreateVideo {
+        id: VideoId,
+        title: String,
+        description: String,
+        visibility: Visibility,
+        /// What the uploader called it; shown, never used as a path.
+        filename: Option<String>,
+        /// Bytes, when the uploader said so beforehand.
+        announced_bytes: Option<u64>,
+        /// Chosen by the uploader, to find the video while the upload is still going on.
+        upload_key: Option<String>,
+        /// Whether the source stays after the video is ready.
+        keep_source: bool,
+    },
+    /// Further blocks of the source, durable already; they continue at `offset`, which must be what has been received.
+    AppendSource {
+        id: VideoId,
+        offset: u64,
+        blocks: Vec<BlockRef>,
+    },
+    /// All bytes have arrived.
+    FinishSource {
+        id: VideoId,
+    },
+    /// The video cannot be had: an upload that broke off, or a source that is no video.
+    FailVideo {
+        id: VideoId,
+        error: VideoError,
+    },
+    /// Changes of what people typed. `None` leaves a field as it is.
+    EditVideo {
+        id: VideoId,
+        /// Refused unless the video has this version (its `ETag`).
+        if_version: Option<u64>,
+        title: Option<String>,
+        description: Option<String>,
+        visibility: Option<Visibility>,
+    },
+    DeleteVideo {
+        id: VideoId,
+        if_version: Option<u64>,
+    },
+    /// Views counted by a gateway since it last said so.
+    CountViews {
+        views: Vec<(VideoId, u32)>,
+    },
+
+    /// Asks for the most urgent job of one of these kinds.
+    ClaimJob {
+        node: NodeId,
+        kinds: Vec<JobKind>,
+        lease_ms: u64,
+    },
+    /// The holder is still at work. Tokens that are no longer valid are named in the reply.
+    RenewLeases {
+        node: NodeId,
+        leases: Vec<(JobId, LeaseToken)>,
+        lease_ms: u64,
+    },
+    /// The holder gives jobs back: it stops, or it started and knows nothing of them. Empty means all of that node's.
+    ReleaseJobs {
+        node: NodeId,
+        jobs: Vec<JobId>,
+    },
+    /// A job went wrong. A permanent error fails the video; another one lets the job be tried again, a bounded number of times.
+    FailJob {
+        job: JobId,
+        token: LeaseToken,
+        permanent: bool,
+        error: VideoError,
+    },
+
+    /// The result of a `Prepare` job: how the source becomes renditions. Creates the jobs for it.
+    SetPlan {
+        job: JobId,
+        token: LeaseToken,
+        plan: Plan,
+    },
+    /// Results of a running job, in part. Committing a segment number again changes nothing: the first one stays.
+    CommitSegments {
+        job: JobId,
+        token: LeaseToken,
+        rendition: RenditionIndex,
+        /// The initialization segment with its RFC 6381 codecs string; needed once per rendition, and equal each time.
+        init: Option<(BlockRef, String)>,
+        segments: Vec<NewSegment>,
+    },
+    /// The poster.
+    CommitThumbnail {
+        job: JobId,
+        token: LeaseToken,
+        block: BlockRef,
+    },
+    /// A job is done: all that it had to commit has been committed.
+    FinishJob {
+        job: JobId,
+        token: LeaseToken,
+        /// The cuts that a copy job found on its way, for a plan that did not know them.
+        discovered_cuts: Option<Vec<u64>>,
+    },
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Done,
+    /// The version (`ETag`) that the video has now.
+    Version(u64),
+    /// The job, and the right to do it until the lease ends; or nothing to do at present.
+    Claimed(Option<Claim>),
+    /// These leases have been lost.
+    Lost(Vec<JobId>),
+    Refused(Refusal),
+}
+
+/// A job that was given to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub job: JobId,
+    pub token: LeaseToken,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    #[error("this cluster has been initialized already")]
+    AlreadyInitialized,
+    #[error("there is no such video")]
+    UnknownVideo,
+    #[error("there is a video with this id or upload key already")]
+    VideoExists,
+    #[error("the video has version {actual} by now")]
+    VersionMismatch { actual: u64 },
+    #[error("the upload continues at byte {expected}")]
+    OffsetMismatch { expected: u64 },
+    #[error("the video is {state}, which does not allow this")]
+    WrongState { state: String },
+    #[error("the lease has ended or somebody else has it")]
+    LeaseLost,
+    #[error("{reason}")]
+    Invalid { reason: String },
+    #[error("layout epoch {expected} is the next one")]
+    LayoutEpoch { expected: u64 },
+    /// A duplicate whose answer the client had said it no longer needs.
+    #[error("this command was applied before and its reply has been forgotten")]
+    Forgotten,
+}

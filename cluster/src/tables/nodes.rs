@@ -1,0 +1,46 @@
+//! What each node says of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+use crate::placement::Layout;
+use crate::table::Table;
+use crate::view::TableId;
+
+/// Every node that has registered.
+pub const NODES: Table<NodeId, NodeRow> = Table::new(TableId::Nodes);
+
+/// The present layout, in one row.
+pub const LAYOUT: Table<(), Layout> = Table::new(TableId::Layout);
+
+/// What a node does for the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Holds blocks.
+    Store,
+    /// Answers people and players over HTTP.
+    Gateway,
+    /// Does jobs.
+    Transcoder,
+}
+
+/// A node, as it registered itself. What changes from second to second (bytes used, applied index) is not here but in the
+/// answers to the nodes' pings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub id: NodeId,
+    /// For people; unique by convention, not by rule.
+    pub name: String,
+    /// Failure domain: machines that may fail together share it.
+    pub zone: String,
+    pub roles: Vec<Role>,
+    /// Where browsers reach it, such as `http://10.0.0.1:8080`.
+    pub http_url: String,
+    /// Where nodes reach it, `host:port`.
+    pub rpc_addr: String,
+    /// Version of the program.
+    pub version: String,
+    /// Bytes that it offers for blocks.
+    pub capacity_bytes: u64,
+}

@@ -1,0 +1,275 @@
+//! The ordered key-value view that the catalog lives on.
+//!
+//! A node puts RocksDB column families under it, tests and simulations a [`MemoryView`]. The catalog asks for two things
+//! only, a value by key and a scan in key order, so whatever offers these can carry it.
+//!
+//! Changes are collected in a [`Transaction`]: it reads through to the view below, sees its own changes, and ends as one
+//! [`WriteBatch`] that the owner of the view writes atomically. Nothing in this crate writes anywhere.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// The tables, each with a number that is its name on disk for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum TableId {
+    /// One row: the cluster's identity and the catalog's clock.
+    System = 0,
+    /// Node id → what the node says of itself.
+    Nodes = 1,
+    /// One row: which nodes hold which placement group.
+    Layout = 2,
+    /// Video id → the video.
+    Videos = 3,
+    /// Time of creation and log index, both newest first → video id. Holds every video.
+    VideosByTime = 4,
+    /// Key that an uploader chose → video id.
+    UploadKeys = 5,
+    /// Video id, offset of the byte after the block → a block of the uploaded file. The key is where the block ends, so that
+    /// one step forward from any byte finds the block that holds it.
+    SourceBlocks = 6,
+    /// Video id, rendition → its state.
+    Renditions = 7,
+    /// Video id, rendition, number of the last segment → a run of segments that was committed together. The key is where the
+    /// run ends, so that one step forward from any number finds the run that holds it.
+    Segments = 8,
+    /// Block hash → length and number of references.
+    Blocks = 9,
+    /// Video id, job → its state.
+    Jobs = 10,
+    /// Order of urgency → job. Holds every job that is not done.
+    JobQueue = 11,
+    /// Client id → its window of sequence numbers.
+    Sessions = 12,
+    /// Client id, sequence number → the reply that was given.
+    Replies = 13,
+    /// Node id, job → nothing. Holds every job that has a lease, whether or not it has expired.
+    Leases = 14,
+}
+
+impl TableId {
+    /// All tables, in the order of their numbers.
+    pub const ALL: [Self; 15] = [
+        Self::System,
+        Self::Nodes,
+        Self::Layout,
+        Self::Videos,
+        Self::VideosByTime,
+        Self::UploadKeys,
+        Self::SourceBlocks,
+        Self::Renditions,
+        Self::Segments,
+        Self::Blocks,
+        Self::Jobs,
+        Self::JobQueue,
+        Self::Sessions,
+        Self::Replies,
+        Self::Leases,
+    ];
+
+    /// The name of the column family, for people and for disk.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Nodes => "nodes",
+            Self::Layout => "layout",
+            Self::Videos => "videos",
+            Self::VideosByTime => "videos_by_time",
+            Self::UploadKeys => "upload_keys",
+            Self::SourceBlocks => "source_blocks",
+            Self::Renditions => "renditions",
+            Self::Segments => "segments",
+            Self::Blocks => "blocks",
+            Self::Jobs => "jobs",
+            Self::JobQueue => "job_queue",
+            Self::Sessions => "sessions",
+            Self::Replies => "replies",
+            Self::Leases => "leases",
+        }
+    }
+}
+
+/// The view could not be read, or holds what this version cannot decode. A node that meets this while applying stops:
+/// going on would make it differ from the others.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("read table {table}: {reason}")]
+pub struct ViewError {
+    /// The table's name.
+    pub table: &'static str,
+    /// What went wrong, for a person.
+    pub reason: String,
+}
+
+/// What a scan calls for each row, until it says `Break`.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Read access to ordered tables of bytes.
+pub trait View {
+    /// The value under `key`, if there is one.
+    ///
+    /// # Errors
+    /// When the storage below fails.
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError>;
+
+    /// Calls `visit` for each row with `from <= key < to` in the order of the keys, until it breaks. An empty `to` means no
+    /// upper bound.
+    ///
+    /// # Errors
+    /// When the storage below fails.
+    fn scan(
+        &self,
+        table: TableId,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), ViewError>;
+}
+
+/// Changes to be written together or not at all: `None` deletes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteBatch {
+    /// In the order of table and key; a key occurs once.
+    pub writes: BTreeMap<(TableId, Vec<u8>), Option<Vec<u8>>>,
+}
+
+/// A view with changes on top of it that only it can see.
+pub struct Transaction<'a> {
+    below: &'a dyn View,
+    batch: WriteBatch,
+}
+
+impl<'a> Transaction<'a> {
+    /// An empty transaction over `below`.
+    #[must_use]
+    pub fn new(below: &'a dyn View) -> Self {
+        Self { below, batch: WriteBatch::default() }
+    }
+
+    /// Sets the value under `key`.
+    pub fn put(&mut self, table: TableId, key: Vec<u8>, value: Vec<u8>) {
+        self.batch.writes.insert((table, key), Some(value));
+    }
+
+    /// Removes `key`. No harm if it is not there.
+    pub fn delete(&mut self, table: TableId, key: Vec<u8>) {
+        self.batch.writes.insert((table, key), None);
+    }
+
+    /// Adds the changes of a transaction that was built on top of this one.
+    pub fn absorb(&mut self, above: WriteBatch) {
+        self.batch.writes.extend(above.writes);
+    }
+
+    /// The changes, to be written atomically to the view below.
+    #[must_use]
+    pub fn into_batch(self) -> WriteBatch {
+        self.batch
+    }
+}
+
+impl View for Transaction<'_> {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
+        match self.batch.writes.get(&(table, key.to_vec())) {
+            Some(written) => Ok(written.clone()),
+            None => self.below.get(table, key),
+        }
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), ViewError> {
+        if !to.is_empty() && from >= to {
+            return Ok(());
+        }
+        let mut written = self
+            .batch
+            .writes
+            .range((table, from.to_vec())..)
+            .take_while(|((of, key), _)| *of == table && (to.is_empty() || key.as_slice() < to))
+            .peekable();
+        let mut stopped = false;
+        self.below.scan(table, from, to, &mut |key, value| {
+            // What was written here and sorts before this row of the view below comes first.
+            while let Some(((_, own_key), own)) =
+                written.next_if(|((_, own_key), _)| own_key.as_slice() < key)
+            {
+                if let Some(own) = own
+                    && visit(own_key, own).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match written.next_if(|((_, own_key), _)| own_key.as_slice() == key) {
+                Some((_, Some(own))) => visit(key, own),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            stopped = flow.is_break();
+            flow
+        })?;
+        if !stopped {
+            for ((_, key), own) in written {
+                if let Some(own) = own
+                    && visit(key, own).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole catalog in memory: for tests, simulations, and small tools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryView {
+    rows: BTreeMap<(TableId, Vec<u8>), Vec<u8>>,
+}
+
+impl MemoryView {
+    /// Takes over the changes of a transaction.
+    pub fn write(&mut self, batch: WriteBatch) {
+        for (place, value) in batch.writes {
+            match value {
+                Some(value) => self.rows.insert(place, value),
+                None => self.rows.remove(&place),
+            };
+        }
+    }
+
+    /// How many rows all tables have together.
+    #[must_use]
+    pub fn row_count(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+impl View for MemoryView {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
+        Ok(self.rows.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), ViewError> {
+        for ((of, key), value) in self.rows.range((table, from.to_vec())..) {
+            if *of != table || (!to.is_empty() && key.as_slice() >= to) {
+                break;
+            }
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
