@@ -1,0 +1,342 @@
+//! Bringing a command to the leader, whoever that is, until it is known what it came to.
+//!
+//! A command that got no answer may have been appended or not, so it is sent again under the same number, and the catalog
+//! applies it once. Every wait ends with the deadline of the proposal, which lies below the five seconds within which a
+//! client of the API hears that the cluster cannot write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cluster::codec;
+use cluster::command::{Action, Command, Reply};
+use cluster::ids::{ClientId, NodeId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use openraft::metrics::RaftServerMetrics;
+use openraft::type_config::alias::WatchReceiverOf;
+use proto::cluster::cluster_client::ClusterClient;
+use proto::cluster::{ProposeReply, ProposeRequest};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status};
+
+use super::Raft;
+use super::types::{LoggedCommand, TypeConfig};
+use super::window::Window;
+use crate::identity::random_id;
+use crate::rpc::peers::{Peers, Purpose};
+
+/// How long a command is tried. A client of the API is to hear within 5 s that nothing can be written.
+pub(super) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Commands of this node under way at the same time. Bounds memory; more would only wait in the leader's queue.
+const IN_FLIGHT_MAX: usize = 1024;
+
+/// Commands of other nodes that a leader works on at the same time.
+const FORWARDED_MAX: usize = 4096;
+
+/// The longest command, in bytes. The longest there is, a thousand blocks or a plan, has a tenth of it.
+const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// Waits between tries; a change of leader cuts them short.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_millis(160);
+
+/// Names the leader in a refusal, if the refuser knows it.
+const LEADER_HEADER: &str = "reelraft-leader";
+
+/// Why a command has no reply.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// It was certainly not appended anywhere.
+    #[error("there is no leader that a majority follows: {0}")]
+    NoLeader(String),
+    /// It may or may not take effect.
+    #[error("no answer in time: {0}")]
+    Timeout(String),
+    /// This node's consensus is stopping or has stopped.
+    #[error("consensus has stopped on this node")]
+    Stopped,
+    /// This node's storage failed.
+    #[error("this node's storage failed: {0}")]
+    Storage(String),
+    /// It was not sent.
+    #[error("the command has {bytes} bytes, {COMMAND_BYTES_MAX} at most are allowed")]
+    TooLarge { bytes: usize },
+}
+
+/// What one try came to.
+enum Outcome {
+    Applied(Reply, u64),
+    /// Not appended; perhaps this node knows more.
+    Elsewhere(Option<NodeId>, String),
+    /// Nobody knows.
+    Unknown(String),
+    Failed(ProposeError),
+}
+
+/// Watches who leads.
+#[derive(Clone)]
+pub(super) struct Leader {
+    metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+}
+
+impl Leader {
+    pub(super) fn new(raft: &Raft) -> Self {
+        Self { metrics: raft.server_metrics() }
+    }
+
+    /// The leader this node knows of.
+    pub(super) fn now(&self) -> Option<NodeId> {
+        self.metrics.borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Waits for a leader other than `old`. Never ends when consensus has stopped.
+    pub(super) async fn other_than(&self, old: Option<NodeId>) {
+        let mut metrics = self.metrics.clone();
+        loop {
+            let leader = metrics.borrow_and_update().current_leader.map(NodeId);
+            if leader.is_some() && leader != old {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// The proposer of this process.
+pub(super) struct Proposer {
+    raft: Raft,
+    peers: Peers,
+    leader: Leader,
+    applied: watch::Receiver<u64>,
+    client: ClientId,
+    window: Arc<Window>,
+    in_flight: Semaphore,
+    forwarded: Semaphore,
+    clock: LeaderClock,
+}
+
+impl Proposer {
+    pub(super) fn new(raft: Raft, peers: Peers, applied: watch::Receiver<u64>) -> Self {
+        Self {
+            leader: Leader::new(&raft),
+            raft,
+            peers,
+            applied,
+            client: ClientId(random_id()),
+            window: Arc::default(),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            forwarded: Semaphore::new(FORWARDED_MAX),
+            clock: LeaderClock::default(),
+        }
+    }
+
+    /// Has `action` applied, on this node too. Returns its reply and its index in the log.
+    pub(super) async fn propose(&self, action: Action) -> Result<(Reply, u64), ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let busy = || ProposeError::NoLeader("too many commands wait for an answer".to_owned());
+        let _permit = timeout_at(deadline, self.in_flight.acquire())
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| ProposeError::Stopped)?;
+        let ticket = timeout_at(deadline, self.window.take()).await.map_err(|_| busy())?;
+        let command = Command {
+            client: self.client,
+            sequence: ticket.sequence,
+            answered_below: ticket.answered_below,
+            time_ms: 0,
+            action,
+        };
+        let (reply, index) = self.deliver(&command, deadline).await?;
+        let mut applied = self.applied.clone();
+        timeout_at(deadline, applied.wait_for(|applied| *applied >= index))
+            .await
+            .map_err(|_| ProposeError::Timeout(format!("this node has not applied {index} yet")))?
+            .map_err(|_| ProposeError::Stopped)?;
+        Ok((reply, index))
+    }
+
+    async fn deliver(
+        &self,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<(Reply, u64), ProposeError> {
+        let encoded = bytes::Bytes::from(codec::encode(command));
+        if encoded.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: encoded.len() });
+        }
+        let local = self.peers.local().node_id;
+        let mut hint = None;
+        let mut wait = RETRY_FIRST;
+        let mut maybe_appended = false;
+        let mut reason = "none is known".to_owned();
+        loop {
+            let leader = hint.take().or_else(|| self.leader.now());
+            let outcome = match leader {
+                None => Outcome::Elsewhere(None, reason.clone()),
+                Some(leader) => {
+                    let attempt = async {
+                        if leader == local {
+                            self.append(command.clone()).await
+                        } else {
+                            self.forward(leader, encoded.clone(), deadline).await
+                        }
+                    };
+                    tokio::select! {
+                        outcome = timeout_at(deadline, attempt) => outcome
+                            .unwrap_or_else(|_| Outcome::Unknown(format!("node {leader} did not answer"))),
+                        // The one that was asked may never answer.
+                        () = self.leader.other_than(Some(leader)) =>
+                            Outcome::Unknown(format!("node {leader} is no longer the leader")),
+                    }
+                }
+            };
+            match outcome {
+                Outcome::Applied(reply, index) => return Ok((reply, index)),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Elsewhere(known, why) => {
+                    reason = why;
+                    hint = known.filter(|known| Some(*known) != leader);
+                }
+                Outcome::Unknown(why) => {
+                    maybe_appended = true;
+                    reason = why;
+                }
+            }
+            if hint.is_none() {
+                tokio::select! {
+                    () = sleep(jittered(wait)) => {}
+                    () = self.leader.other_than(leader) => {}
+                }
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+            if Instant::now() >= deadline {
+                return Err(if maybe_appended {
+                    ProposeError::Timeout(reason)
+                } else {
+                    ProposeError::NoLeader(reason)
+                });
+            }
+        }
+    }
+
+    /// Appends a command on this node, which has to be the leader, and waits until it is applied.
+    async fn append(&self, mut command: Command) -> Outcome {
+        command.time_ms = self.clock.now_ms();
+        match self.raft.client_write(LoggedCommand::new(&command)).await {
+            Ok(written) => Outcome::Applied(written.data, written.log_id.index),
+            Err(RaftError::Fatal(Fatal::StorageError(error))) => {
+                Outcome::Failed(ProposeError::Storage(error.to_string()))
+            }
+            Err(RaftError::Fatal(Fatal::Panicked | Fatal::Stopped)) => {
+                Outcome::Failed(ProposeError::Stopped)
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(elsewhere))) => {
+                Outcome::Elsewhere(
+                    elsewhere.leader_id.map(NodeId),
+                    format!(
+                        "node {} does not lead ({:?})",
+                        self.peers.local().node_id,
+                        elsewhere.reason
+                    ),
+                )
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Outcome::Unknown("another leader replaced the entry".to_owned())
+            }
+            Err(RaftError::APIError(
+                error @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
+            )) => Outcome::Unknown(error.to_string()),
+        }
+    }
+
+    /// Has another node append a command.
+    async fn forward(&self, leader: NodeId, command: bytes::Bytes, deadline: Instant) -> Outcome {
+        let channel = match self.peers.channel(leader, Purpose::Cluster) {
+            Ok(channel) => channel,
+            Err(error) => return Outcome::Elsewhere(None, error.to_string()),
+        };
+        let mut request = tonic::Request::new(ProposeRequest {
+            envelope: Some(self.peers.local().envelope_to(leader)),
+            command,
+        });
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        match ClusterClient::new(channel).propose(request).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                match codec::decode(&answer.reply) {
+                    Ok(reply) => Outcome::Applied(reply, answer.index),
+                    Err(error) => Outcome::Unknown(format!("the reply cannot be decoded: {error}")),
+                }
+            }
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                let known = status.metadata().get(LEADER_HEADER);
+                let known = known.and_then(|id| id.to_str().ok()?.parse().ok()).map(NodeId);
+                Outcome::Elsewhere(known, status.message().to_owned())
+            }
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                Outcome::Elsewhere(None, status.message().to_owned())
+            }
+            Err(status) => Outcome::Unknown(format!("node {leader}: {}", status.message())),
+        }
+    }
+
+    /// Answers a node that takes this one for the leader.
+    pub(super) async fn serve(&self, request: ProposeRequest) -> Result<ProposeReply, Status> {
+        self.peers.local().verify(request.envelope.as_ref())?;
+        if request.command.len() > COMMAND_BYTES_MAX {
+            return Err(Status::invalid_argument("the command is too long"));
+        }
+        let command: Command = codec::decode(&request.command).map_err(|error| {
+            Status::invalid_argument(format!("the command cannot be decoded: {error}"))
+        })?;
+        let Ok(_permit) = self.forwarded.try_acquire() else {
+            return Err(Status::resource_exhausted("the leader has too many commands to work on"));
+        };
+        let outcome = tokio::time::timeout(PROPOSE_TIMEOUT, self.append(command))
+            .await
+            .unwrap_or_else(|_| Outcome::Unknown("no majority confirmed it in time".to_owned()));
+        match outcome {
+            Outcome::Applied(reply, index) => {
+                Ok(ProposeReply { reply: codec::encode(&reply).into(), index })
+            }
+            Outcome::Elsewhere(known, reason) => {
+                let mut status = Status::failed_precondition(reason);
+                if let Some(known) = known {
+                    status.metadata_mut().insert(LEADER_HEADER, known.0.into());
+                }
+                Err(status)
+            }
+            Outcome::Unknown(reason) => Err(Status::deadline_exceeded(reason)),
+            Outcome::Failed(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+}
+
+/// `wait`, or up to half of it less, so that proposers do not come back all at once.
+fn jittered(wait: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    wait.mul_f64(1.0 - 0.5 * f64::from(random) / f64::from(u32::MAX))
+}
+
+/// The leader's clock, which never goes back while the process lives. The catalog's own clock does the same over all
+/// leaders.
+#[derive(Default)]
+struct LeaderClock {
+    last_ms: AtomicU64,
+}
+
+impl LeaderClock {
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| {
+            u64::try_from(since.as_millis()).expect("the year is below 500 million")
+        });
+        self.last_ms.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}

@@ -1,0 +1,263 @@
+//! Applies the log to the catalog.
+//!
+//! Entries are taken in batches. A batch is one transaction over the catalog and one write, which also says how far the
+//! catalog has come, and only then do the proposers get their replies. What the commands mean is decided in `cluster`; here
+//! is only who calls it and when.
+//!
+//! # Invariants
+//!
+//! - The tables and `applied` are written together, so no entry is applied twice or skipped, whatever happens.
+//! - An entry that cannot be decoded, or a catalog that cannot be read, stops consensus on this node: going on would make it
+//!   differ from the others.
+
+use std::io;
+use std::sync::Arc;
+
+use cluster::apply::apply;
+use cluster::codec;
+use cluster::command::Reply;
+use cluster::view::Transaction;
+use futures::{Stream, StreamExt};
+use openraft::storage::{
+    ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
+};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::watch;
+
+use super::snapshot::{SnapshotStore, StoredSnapshot};
+use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes};
+use crate::state::{StateDb, StateError};
+
+const APPLIED_KEY: &[u8] = b"applied";
+const MEMBERSHIP_KEY: &[u8] = b"membership";
+
+/// The most entries and bytes of commands in one write. Bounds the memory of a transaction and how long readers wait for
+/// the next version; large enough that the cost of a write does not matter.
+const BATCH_ENTRIES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// The catalog as consensus sees it.
+pub(super) struct StateMachine {
+    state: Arc<StateDb>,
+    snapshots: Arc<SnapshotStore>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    announce: watch::Sender<u64>,
+}
+
+impl StateMachine {
+    /// Goes on from where the catalog stands. `announce` is sent the index of each batch's last entry.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub(super) fn open(
+        state: Arc<StateDb>,
+        snapshots: Arc<SnapshotStore>,
+        announce: watch::Sender<u64>,
+    ) -> io::Result<Self> {
+        let (applied, membership) = decode_position(
+            state.meta(APPLIED_KEY).map_err(io::Error::other)?,
+            state.meta(MEMBERSHIP_KEY).map_err(io::Error::other)?,
+        )?;
+        announce.send_replace(applied.map_or(0, |applied| applied.index));
+        Ok(Self { state, snapshots, applied, membership, announce })
+    }
+
+    /// Applies one batch and answers its proposers.
+    fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut answers: Vec<(ApplyResponder<TypeConfig>, Reply)> = Vec::new();
+        let mut transaction = Transaction::new(self.state.as_ref());
+        let mut applied = self.applied;
+        let mut membership = None;
+        for (entry, responder) in batch {
+            applied = Some(entry.log_id);
+            let reply = match entry.payload {
+                EntryPayload::Blank => Reply::Done,
+                EntryPayload::Normal(logged) => {
+                    let index = entry.log_id.index;
+                    let command = logged.decode().map_err(|error| {
+                        io::Error::other(format!(
+                            "the command at {index} cannot be decoded: {error}; was it written by a newer version of this \
+                             program?"
+                        ))
+                    })?;
+                    let outcome =
+                        apply(&mut transaction, index, &command).map_err(io::Error::other)?;
+                    outcome.reply
+                }
+                EntryPayload::Membership(new) => {
+                    membership = Some(StoredMembership::new(Some(entry.log_id), new));
+                    Reply::Done
+                }
+            };
+            if let Some(responder) = responder {
+                answers.push((responder, reply));
+            }
+        }
+        let changes = transaction.into_batch();
+        let mut meta = vec![(APPLIED_KEY, codec::encode(&applied))];
+        if let Some(membership) = &membership {
+            meta.push((MEMBERSHIP_KEY, codec::encode(membership)));
+        }
+        self.state.write(&changes, &meta).map_err(io::Error::other)?;
+        self.applied = applied;
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+        self.announce();
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        Ok(())
+    }
+
+    fn announce(&self) {
+        self.announce.send_replace(self.applied.map_or(0, |applied| applied.index));
+    }
+}
+
+/// How far a database has come, read from its own rows.
+fn decode_position(
+    applied: Option<Vec<u8>>,
+    membership: Option<Vec<u8>>,
+) -> io::Result<(Option<LogId>, StoredMembership)> {
+    let applied = match applied {
+        Some(bytes) => codec::decode(&bytes).map_err(io::Error::other)?,
+        None => None,
+    };
+    let membership = match membership {
+        Some(bytes) => codec::decode(&bytes).map_err(io::Error::other)?,
+        None => StoredMembership::default(),
+    };
+    Ok((applied, membership))
+}
+
+/// How far the database of a checkpoint has come.
+pub(super) fn checkpoint_meta(path: &std::path::Path) -> io::Result<SnapshotMeta> {
+    let read = |key| StateDb::checkpoint_meta(path, key).map_err(io::Error::other);
+    let (last_log_id, last_membership) =
+        decode_position(read(APPLIED_KEY)?, read(MEMBERSHIP_KEY)?)?;
+    Ok(SnapshotMeta { last_log_id, last_membership })
+}
+
+/// Finishes a snapshot whose checkpoint has been taken already.
+pub(super) struct SnapshotBuilder {
+    snapshots: Arc<SnapshotStore>,
+    /// The checkpoint, or why there is none. Taken once.
+    checkpoint: Option<Result<std::path::PathBuf, StateError>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Arc<StoredSnapshot>;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Arc<StoredSnapshot>>> {
+        let checkpoint = self
+            .checkpoint
+            .take()
+            .ok_or_else(|| io::Error::other("a builder builds one snapshot"))?
+            .map_err(io::Error::other)?;
+        let snapshots = Arc::clone(&self.snapshots);
+        let built = blocking(move || snapshots.finish(&checkpoint)).await?;
+        Ok(Snapshot { meta: built.meta().clone(), snapshot: built })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Arc<StoredSnapshot>;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder): (Entry, _) = next?;
+            bytes += entry_bytes(&entry);
+            batch.push((entry, responder));
+            if batch.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES_MAX {
+                self.apply_batch(std::mem::take(&mut batch))?;
+                bytes = 0;
+                // Heartbeats share these threads.
+                tokio::task::yield_now().await;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.apply_batch(batch) }
+    }
+
+    /// Takes the checkpoint here, between two batches, so that consensus has been told of everything in it.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        let state = Arc::clone(&self.state);
+        let snapshots = Arc::clone(&self.snapshots);
+        let checkpoint = tokio::task::spawn_blocking(move || {
+            let path = snapshots.begin()?;
+            state.checkpoint(&path)?;
+            Ok(path)
+        })
+        .await
+        .unwrap_or_else(|error| Err(StateError::Write(error.to_string())));
+        Some(SnapshotBuilder {
+            snapshots: Arc::clone(&self.snapshots),
+            checkpoint: Some(checkpoint),
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.try_create_snapshot_builder(true)
+            .await
+            .expect("this state machine never puts a snapshot off")
+    }
+
+    /// Keeps the snapshot, then puts its database in the place of the present one. After a crash between the two, the start
+    /// finds a snapshot that is ahead of the catalog and installs it again.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Arc<StoredSnapshot>,
+    ) -> io::Result<()> {
+        let state = Arc::clone(&self.state);
+        let snapshots = Arc::clone(&self.snapshots);
+        let installed = blocking(move || {
+            let kept = snapshots.keep(&snapshot)?;
+            state.replace(&kept.database()).map_err(io::Error::other)?;
+            Ok(kept)
+        })
+        .await?;
+        let (applied, membership) = decode_position(
+            self.state.meta(APPLIED_KEY).map_err(io::Error::other)?,
+            self.state.meta(MEMBERSHIP_KEY).map_err(io::Error::other)?,
+        )?;
+        if applied != meta.last_log_id || installed.meta() != meta {
+            return Err(io::Error::other(format!(
+                "the snapshot says that it ends at {:?}, its database ends at {applied:?}",
+                meta.last_log_id
+            )));
+        }
+        self.applied = applied;
+        self.membership = membership;
+        self.announce();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, Arc<StoredSnapshot>>>> {
+        Ok(self
+            .snapshots
+            .current()
+            .map(|stored| Snapshot { meta: stored.meta().clone(), snapshot: stored }))
+    }
+}
+
+/// Runs disk work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
