@@ -125,6 +125,11 @@ pub trait Backend: Send + Sync + 'static {
 
     fn observe(&self) -> ClusterObservation;
 
+    /// This node's id, if it belongs to a cluster. Asked for with each answer until it is known, so it should cost little.
+    fn this_node(&self) -> Option<NodeId> {
+        self.observe().this_node
+    }
+
     /// Prometheus text.
     fn metrics(&self) -> String;
 }
