@@ -1,0 +1,86 @@
+import { describe, expect, it } from 'vitest';
+import { diskUse, findings, headline, isLeader, lag } from './health';
+import type { Cluster, ClusterNode } from './types';
+
+const node = (id: number, extra: Partial<ClusterNode> = {}) =>
+  ({
+    id,
+    name: `node-${id}`,
+    status: 'up',
+    roles: ['gateway'],
+    voter: true,
+    applied_index: 100,
+    bytes: 10,
+    capacity_bytes: 100,
+    ...extra,
+  }) as ClusterNode;
+
+const cluster = (extra: Partial<Cluster> = {}): Cluster => ({
+  cluster_id: 'c',
+  self: 1,
+  leader: 1,
+  term: 1,
+  voters: [1, 2, 3],
+  layout_epoch: 1,
+  under_replicated_blocks: 0,
+  nodes: [node(1), node(2), node(3)],
+  repair: { queued_blocks: 0, bytes_per_second: 0, eta_seconds: null, waiting_for: null },
+  jobs: { queued: 0, running: 0 },
+  ...extra,
+});
+
+describe('headline', () => {
+  it('says when all is well', () => {
+    expect(headline(cluster())).toMatchObject({ tone: 'good', title: 'All 3 nodes are healthy' });
+  });
+
+  it('puts the missing leader before everything else', () => {
+    const sick = cluster({
+      leader: null,
+      under_replicated_blocks: 5,
+      nodes: [node(1), node(2, { status: 'down' }), node(3, { status: 'dead' })],
+    });
+    expect(headline(sick).title).toBe('No leader');
+    expect(findings(sick).map((finding) => finding.title)).toEqual([
+      'No leader',
+      '2 nodes not answering',
+      '5 blocks with too few copies',
+    ]);
+  });
+
+  it('does not call planned work a problem', () => {
+    const planned = cluster({ nodes: [node(1), node(2, { status: 'maintenance' }), node(3)] });
+    expect(headline(planned).tone).toBe('good');
+    expect(findings(planned)).toHaveLength(1);
+  });
+});
+
+describe('findings', () => {
+  it('says what repair waits for, or how long it takes', () => {
+    const repair = { queued_blocks: 5, bytes_per_second: 0, eta_seconds: null, waiting_for: 'node-2' };
+    const waiting = cluster({ under_replicated_blocks: 5, repair });
+    expect(findings(waiting)[0]?.detail).toBe('Waiting for node-2.');
+    const working = { ...waiting, repair: { ...repair, bytes_per_second: 1e6, eta_seconds: 75 } };
+    expect(findings(working)[0]?.detail).toBe('New copies are being made; about 1 min left.');
+  });
+
+  it('warns of full disks', () => {
+    const full = cluster({ nodes: [node(1, { bytes: 86 }), node(2, { bytes: 96 }), node(3)] });
+    expect(findings(full).map((finding) => finding.tone)).toEqual(['warn', 'bad']);
+  });
+});
+
+describe('facts of a node', () => {
+  it('compares ids as text', () => {
+    expect(isLeader(node(1), cluster({ leader: '1' }))).toBe(true);
+    expect(isLeader(node(1), cluster({ leader: null }))).toBe(false);
+  });
+  it('measures lag against the most advanced node', () => {
+    const behind = node(3, { applied_index: 40 });
+    expect(lag(behind, cluster({ nodes: [node(1), behind] }))).toBe(60);
+  });
+  it('does not guess a capacity', () => {
+    expect(diskUse(node(1, { capacity_bytes: null }))).toBeNull();
+    expect(diskUse(node(1, { capacity_bytes: 0 }))).toBeNull();
+  });
+});

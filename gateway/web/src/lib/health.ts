@@ -1,0 +1,127 @@
+/**
+ * The state of the cluster in a few sentences, problems first. Pure.
+ */
+import { count, plural, span } from './format';
+import type { Cluster, ClusterNode, NodeStatus } from './types';
+
+export type Tone = 'good' | 'warn' | 'bad' | 'quiet';
+
+export interface Finding {
+  tone: Tone;
+  title: string;
+  detail: string;
+}
+
+/** A disk this full is worth a word before the watermarks of the store act. */
+const DISK_WARN = 0.85;
+const DISK_BAD = 0.95;
+
+/** What is wrong, worst first. Empty when all is well. */
+export function findings(cluster: Cluster): Finding[] {
+  const found: Finding[] = [];
+  if (cluster.leader === null) {
+    found.push({
+      tone: 'bad',
+      title: 'No leader',
+      detail: 'A majority of the voters is needed to elect one. Playback goes on; uploads and changes wait.',
+    });
+  }
+  const gone = cluster.nodes.filter((node) => node.status === 'down' || node.status === 'dead');
+  if (gone.length > 0) {
+    found.push({
+      tone: 'bad',
+      title: `${plural(gone.length, 'node')} not answering`,
+      detail:
+        gone.length === 1
+          ? `${names(gone)}. What it holds has further copies on other nodes.`
+          : `${names(gone)}.`,
+    });
+  }
+  if (cluster.under_replicated_blocks > 0) {
+    const eta = cluster.repair.eta_seconds;
+    found.push({
+      tone: 'warn',
+      title: `${plural(cluster.under_replicated_blocks, 'block')} with too few copies`,
+      detail: repairSentence(cluster, eta),
+    });
+  }
+  const suspect = cluster.nodes.filter((node) => node.status === 'suspect');
+  if (suspect.length > 0) {
+    found.push({
+      tone: 'warn',
+      title: `${plural(suspect.length, 'node')} late`,
+      detail: `Not heard for some seconds: ${names(suspect)}.`,
+    });
+  }
+  for (const node of cluster.nodes) {
+    const use = diskUse(node);
+    if (use !== null && use >= DISK_WARN) {
+      found.push({
+        tone: use >= DISK_BAD ? 'bad' : 'warn',
+        title: `${node.name} is running out of space`,
+        detail: `${Math.round(use * 100)} % of its capacity is in use.`,
+      });
+    }
+  }
+  const leaving = cluster.nodes.filter((node) => node.status === 'draining' || node.status === 'maintenance');
+  for (const node of leaving) {
+    found.push({
+      tone: 'quiet',
+      title: node.status === 'draining' ? `${node.name} is being drained` : `${node.name} is in maintenance`,
+      detail:
+        node.status === 'draining'
+          ? 'Its copies move to other nodes.'
+          : 'Its copies stay where they are for now.',
+    });
+  }
+  return found;
+}
+
+function repairSentence(cluster: Cluster, eta: number | null): string {
+  const { waiting_for: waitingFor, bytes_per_second: rate } = cluster.repair;
+  if (rate > 0 && eta !== null) return `New copies are being made; about ${span(eta)} left.`;
+  if (rate > 0) return 'New copies are being made.';
+  return waitingFor ? `Waiting for ${waitingFor}.` : 'New copies will be made shortly.';
+}
+
+/** The one line on top. */
+export function headline(cluster: Cluster): Finding {
+  const [worst] = findings(cluster).filter((finding) => finding.tone !== 'quiet');
+  if (worst) return worst;
+  const { length } = cluster.nodes;
+  const title = length === 1 ? 'The node is healthy' : `All ${count(length)} nodes are healthy`;
+  return { tone: 'good', title, detail: 'Every block has all its copies.' };
+}
+
+function names(nodes: readonly ClusterNode[]): string {
+  return nodes.map((node) => node.name).join(', ');
+}
+
+/** Share of the disk in use, or null where the node has not said. */
+export function diskUse(node: ClusterNode): number | null {
+  return node.capacity_bytes ? node.bytes / node.capacity_bytes : null;
+}
+
+const STATUS: Record<NodeStatus, { label: string; tone: Tone }> = {
+  joining: { label: 'Joining', tone: 'quiet' },
+  up: { label: 'Up', tone: 'good' },
+  suspect: { label: 'Suspect', tone: 'warn' },
+  down: { label: 'Down', tone: 'bad' },
+  dead: { label: 'Dead', tone: 'bad' },
+  draining: { label: 'Draining', tone: 'quiet' },
+  maintenance: { label: 'Maintenance', tone: 'quiet' },
+};
+
+export function statusOf(node: ClusterNode): { label: string; tone: Tone } {
+  return STATUS[node.status] ?? { label: node.status, tone: 'quiet' };
+}
+
+/** Log entries that a node is behind the most advanced one. */
+export function lag(node: ClusterNode, cluster: Cluster): number {
+  const head = Math.max(...cluster.nodes.map((other) => other.applied_index));
+  return Math.max(0, head - node.applied_index);
+}
+
+export function isLeader(node: ClusterNode, cluster: Cluster): boolean {
+  return cluster.leader !== null && String(cluster.leader) === String(node.id);
+}

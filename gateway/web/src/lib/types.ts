@@ -1,0 +1,150 @@
+/**
+ * What the HTTP API says, field by field. The names are the server's; `GET /api/openapi.json` is the authority.
+ */
+
+export type Visibility = 'public' | 'unlisted' | 'private';
+
+export type VideoState = 'uploading' | 'processing' | 'ready' | 'failed';
+
+export interface Rendition {
+  name: string;
+  kind: string;
+  width: number | null;
+  height: number | null;
+  /** Bits per second. */
+  bitrate: number | null;
+  codecs: string | null;
+  /** Seconds of this rendition that exist. */
+  seconds: number;
+}
+
+export interface VideoError {
+  code: string;
+  detail: string;
+}
+
+export interface VideoUrls {
+  watch: string;
+  embed: string;
+  hls: string;
+  dash: string | null;
+  thumbnail: string | null;
+  sprites: string | null;
+  source: string | null;
+}
+
+export interface Video {
+  id: string;
+  title: string;
+  description: string;
+  visibility: Visibility;
+  state: VideoState;
+  /** The frontier: how many seconds from the start can be played now. */
+  playable_seconds: number;
+  /** 0 to 1. */
+  progress: number;
+  /** Null until the source has been probed. */
+  duration_seconds: number | null;
+  width: number | null;
+  height: number | null;
+  renditions: Rendition[];
+  error: VideoError | null;
+  views: number;
+  /** RFC 3339. */
+  created_at: string;
+  urls: VideoUrls;
+}
+
+export interface VideoPage {
+  items: Video[];
+  /** Where the next page starts, or null after the last one. */
+  next: string | null;
+}
+
+export interface Site {
+  name: string;
+  version: string;
+  max_upload_bytes: number;
+  anonymous_upload: boolean;
+}
+
+/** Ids are compared as strings: a number and its decimal form name the same node. */
+export type NodeId = string | number;
+
+export type NodeRole = 'store' | 'gateway' | 'transcoder';
+
+export type NodeStatus = 'joining' | 'up' | 'suspect' | 'down' | 'dead' | 'draining' | 'maintenance';
+
+export interface ClusterNode {
+  id: NodeId;
+  name: string;
+  zone: string;
+  roles: NodeRole[];
+  status: NodeStatus;
+  voter: boolean;
+  http_url: string | null;
+  rpc_addr: string;
+  version: string;
+  applied_index: number;
+  blocks: number;
+  bytes: number;
+  /** Null or 0 where the node has not said. */
+  capacity_bytes: number | null;
+  last_seen_seconds: number | null;
+}
+
+export interface Repair {
+  queued_blocks: number;
+  bytes_per_second: number;
+  eta_seconds: number | null;
+  waiting_for: string | null;
+}
+
+export interface Jobs {
+  queued: number;
+  running: number;
+}
+
+export interface Cluster {
+  cluster_id: string;
+  self: NodeId;
+  leader: NodeId | null;
+  term: number;
+  voters: NodeId[];
+  layout_epoch: number;
+  under_replicated_blocks: number;
+  nodes: ClusterNode[];
+  repair: Repair;
+  jobs: Jobs;
+}
+
+/** RFC 9457, with the two members that every error of ours carries. */
+export interface Problem {
+  title?: string;
+  status?: number;
+  detail?: string;
+  code?: string;
+  request_id?: string;
+}
+
+export type PlaybackState = 'playing' | 'paused' | 'stalled' | 'ended';
+
+export interface HeartbeatEvent {
+  /** Milliseconds since the epoch, by the viewer's clock. */
+  at_ms: number;
+  position_seconds: number;
+  state: PlaybackState;
+  /** Name of the rendition on screen, for example `720p`, or null before the first frame. */
+  rendition: string | null;
+  /** Milliseconds of stall since the event before this one. */
+  stalls_ms: number;
+  /** Milliseconds from asking for the video to its first frame; null before it. */
+  startup_ms: number | null;
+  /** Frames dropped since the event before this one. */
+  dropped_frames: number;
+}
+
+export interface Heartbeat {
+  session: string;
+  events: HeartbeatEvent[];
+}
