@@ -158,3 +158,6 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 //! catalog keeps the replies of the numbers that the proposer may still be waiting for (Ongaro's dissertation on Raft,
 //! section 6.3). That is needed because a time-out tells a proposer nothing about what became of its command.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
@@ -23,7 +25,8 @@ pub struct Command {
     pub client: ClientId,
     /// Rises by one with each command of that client.
     pub sequence: u64,
-    /// The client has its answers to everything below this number and will never send those again.
+    /// The client has its answers to everything below this number and will never send those again. It should not trail
+    /// behind `sequence` by more than [`REPLY_WINDOW`](crate::apply::REPLY_WINDOW): what is older is refused.
     pub answered_below: u64,
     /// The leader's clock when it took the command, in milliseconds since 1970. The catalog's clock is the highest seen.
     pub time_ms: u64,
@@ -66,7 +69,7 @@ pub enum Action {
     RegisterNode {
         node: NodeRow,
     },
-    /// A new layout. Refused unless its epoch is the successor of the present one.
+    /// A new layout. Refused unless its epoch is the successor of the present one and all its nodes are registered.
     SetLayout {
         layout: Layout,
     },
@@ -92,11 +95,12 @@ pub enum Action {
         offset: u64,
         blocks: Vec<BlockRef>,
     },
-    /// All bytes have arrived.
+    /// All bytes have arrived. Refused while there are fewer than announced. A video of no bytes fails with `empty_file`.
     FinishSource {
         id: VideoId,
     },
-    /// The video cannot be had: an upload that broke off, or a source that is no video.
+    /// The video cannot be had: an upload that broke off, or a source that is no video. Refused when it is ready or has
+    /// failed already.
     FailVideo {
         id: VideoId,
         error: VideoError,
@@ -119,24 +123,27 @@ pub enum Action {
         views: Vec<(VideoId, u32)>,
     },
 
-    /// Asks for the most urgent job of one of these kinds.
+    /// Asks for the most urgent job of one of these kinds that can begin. The lease is kept within
+    /// [`LEASE_MS_MIN`](crate::apply::LEASE_MS_MIN) and [`LEASE_MS_MAX`](crate::apply::LEASE_MS_MAX).
     ClaimJob {
         node: NodeId,
         kinds: Vec<JobKind>,
         lease_ms: u64,
     },
-    /// The holder is still at work. Tokens that are no longer valid are named in the reply.
+    /// The holder is still at work. The reply is [`Reply::Lost`] with the jobs whose tokens are no longer valid.
     RenewLeases {
         node: NodeId,
         leases: Vec<(JobId, LeaseToken)>,
         lease_ms: u64,
     },
-    /// The holder gives jobs back: it stops, or it started and knows nothing of them. Empty means all of that node's.
+    /// The holder gives jobs back, because it stops. Without a list it is for a node that has just started and knows nothing
+    /// of what it was doing: all its leases end, and count as tries that ended with their holder.
     ReleaseJobs {
         node: NodeId,
         jobs: Vec<JobId>,
     },
-    /// A job went wrong. A permanent error fails the video; another one lets the job be tried again, a bounded number of times.
+    /// A job went wrong. A permanent error fails the video with that error; another one lets the job be tried again,
+    /// [`FAILURES_MAX`](crate::apply::FAILURES_MAX) times in all. A poster that cannot be had fails nothing.
     FailJob {
         job: JobId,
         token: LeaseToken,
@@ -144,13 +151,15 @@ pub enum Action {
         error: VideoError,
     },
 
-    /// The result of a `Prepare` job: how the source becomes renditions. Creates the jobs for it.
+    /// The result of a `Prepare` job: how the source becomes renditions. Ends that job (no `FinishJob` follows) and creates
+    /// the jobs of the plan.
     SetPlan {
         job: JobId,
         token: LeaseToken,
         plan: Plan,
     },
-    /// Results of a running job, in part. Committing a segment number again changes nothing: the first one stays.
+    /// Results of a running job, in part: segments with consecutive numbers. Committing a number again changes nothing: the
+    /// first one stays.
     CommitSegments {
         job: JobId,
         token: LeaseToken,
@@ -165,13 +174,47 @@ pub enum Action {
         token: LeaseToken,
         block: BlockRef,
     },
-    /// A job is done: all that it had to commit has been committed.
+    /// A job is done: all that it had to commit has been committed, else this is refused. A piece has to have all its
+    /// segments in all encoded rungs; only the last piece of a video may lack some at the end, the same in all rungs.
     FinishJob {
         job: JobId,
         token: LeaseToken,
-        /// The cuts that a copy job found on its way, for a plan that did not know them.
+        /// The cuts that a copy job found on its way, for a plan that did not know them; needed if anything is encoded.
         discovered_cuts: Option<Vec<u64>>,
     },
+}
+
+impl Action {
+    /// What is asked for, in a word, for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::InitCluster { .. } => "init_cluster",
+            Self::RegisterNode { .. } => "register_node",
+            Self::SetLayout { .. } => "set_layout",
+            Self::CreateVideo { .. } => "create_video",
+            Self::AppendSource { .. } => "append_source",
+            Self::FinishSource { .. } => "finish_source",
+            Self::FailVideo { .. } => "fail_video",
+            Self::EditVideo { .. } => "edit_video",
+            Self::DeleteVideo { .. } => "delete_video",
+            Self::CountViews { .. } => "count_views",
+            Self::ClaimJob { .. } => "claim_job",
+            Self::RenewLeases { .. } => "renew_leases",
+            Self::ReleaseJobs { .. } => "release_jobs",
+            Self::FailJob { .. } => "fail_job",
+            Self::SetPlan { .. } => "set_plan",
+            Self::CommitSegments { .. } => "commit_segments",
+            Self::CommitThumbnail { .. } => "commit_thumbnail",
+            Self::FinishJob { .. } => "finish_job",
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.action.name(), self.client, self.sequence)
+    }
 }
 
 /// What a command came to.
@@ -217,7 +260,8 @@ pub enum Refusal {
     Invalid { reason: String },
     #[error("layout epoch {expected} is the next one")]
     LayoutEpoch { expected: u64 },
-    /// A duplicate whose answer the client had said it no longer needs.
-    #[error("this command was applied before and its reply has been forgotten")]
+    /// The command is below the client's window of sequence numbers. Whether it was applied before is not known any more;
+    /// now it was not.
+    #[error("this command is older than what is remembered of its client")]
     Forgotten,
 }

@@ -37,4 +37,6 @@ pub mod plan;
 pub mod playback;
 pub mod table;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 pub mod view;

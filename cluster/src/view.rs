@@ -243,6 +243,14 @@ impl MemoryView {
         }
     }
 
+    /// The same rows without those of some tables.
+    #[must_use]
+    pub fn without(&self, tables: &[TableId]) -> Self {
+        let mut rest = self.clone();
+        rest.rows.retain(|(table, _), _| !tables.contains(table));
+        rest
+    }
+
     /// How many rows all tables have together.
     #[must_use]
     pub fn row_count(&self) -> usize {

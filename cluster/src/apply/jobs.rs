@@ -115,7 +115,8 @@ pub(super) fn claim(
     let elsewhere = has_other_transcoder(step, node)?;
     let mut looked_at = 0;
     for urgency in Urgency::ALL.into_iter().filter(|urgency| kinds.contains(&urgency.kind())) {
-        let mut range = KeyRange::under(&urgency);
+        let all = KeyRange::under(&urgency);
+        let mut range = all.clone();
         'steps: while looked_at < CLAIM_SCAN_MAX {
             let keys = JOB_QUEUE.keys(&step.tx, &range, CLAIM_STEP)?;
             let Some(last) = keys.last() else {
@@ -136,7 +137,7 @@ pub(super) fn claim(
                     }
                     Verdict::Pass => {}
                     Verdict::PassVideo => {
-                        range = range.starting_after_all_under(&(key.urgency, key.created_index));
+                        range = all.clone().starting_after_all_under(&(urgency, key.created_index));
                         continue 'steps;
                     }
                 }

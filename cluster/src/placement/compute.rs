@@ -148,23 +148,13 @@ impl Table {
     }
 
     /// The shortest chain of moves between `start` and a node on the other side of its quota, found breadth first; among
-    /// chains of one move, the one with the fullest or emptiest other end.
+    /// chains that part at their last move, the one with the fullest or emptiest other end.
     fn chain(&self, start: Index, towards: Towards) -> Option<Vec<Move>> {
-        let reachable = self.reachable();
-        let count = self.nodes.len();
-        let step = |near: Index, far: Index| match towards {
-            Towards::Here => Move { from: far, to: near },
-            Towards::Away => Move { from: near, to: far },
-        };
-        let mut came_from: Vec<Option<Index>> = vec![None; count];
+        let mut came_from: Vec<Option<Index>> = vec![None; self.nodes.len()];
         let mut queue = VecDeque::from([start]);
         while let Some(near) = queue.pop_front() {
-            let mut next: Vec<Index> = (0..count)
-                .filter(|far| {
-                    let step = step(near, *far);
-                    *far != start && came_from[*far].is_none() && reachable[step.from][step.to]
-                })
-                .collect();
+            let mut next = self.neighbours(near, towards);
+            next.retain(|far| *far != start && came_from[*far].is_none());
             next.sort_by_key(|far| match towards {
                 Towards::Here => -self.surplus(*far),
                 Towards::Away => self.surplus(*far),
@@ -175,37 +165,34 @@ impl Table {
                     Towards::Here => self.surplus(far) > 0,
                     Towards::Away => self.surplus(far) < 0,
                 };
-                if !ends {
-                    queue.push_back(far);
-                    continue;
+                if ends {
+                    return Some(walk_back(&came_from, far, towards));
                 }
-                let mut chain = Vec::new();
-                let mut at = far;
-                while let Some(near) = came_from[at] {
-                    chain.push(step(near, at));
-                    at = near;
-                }
-                // `chain` runs from the far end to `start`: that is the order of the moves when they lead here.
-                if matches!(towards, Towards::Away) {
-                    chain.reverse();
-                }
-                return Some(chain);
+                queue.push_back(far);
             }
         }
         None
     }
 
-    /// For each pair of nodes, whether the first holds a group that it could hand to the second.
-    fn reachable(&self) -> Vec<Vec<bool>> {
-        let mut reachable = vec![vec![false; self.nodes.len()]; self.nodes.len()];
+    /// The nodes that could hand a group to `near`, or take one from it, in the order of their indexes.
+    fn neighbours(&self, near: Index, towards: Towards) -> Vec<Index> {
+        let mut found = vec![false; self.nodes.len()];
         for (group, holders) in self.groups.iter().enumerate() {
-            for from in holders {
-                for (to, reached) in reachable[*from].iter_mut().enumerate() {
-                    *reached = *reached || self.allows(group, Some(*from), to);
+            match towards {
+                Towards::Here => {
+                    for from in holders {
+                        found[*from] = found[*from] || self.allows(group, Some(*from), near);
+                    }
                 }
+                Towards::Away if holders.contains(&near) => {
+                    for (to, found) in found.iter_mut().enumerate() {
+                        *found = *found || self.allows(group, Some(near), to);
+                    }
+                }
+                Towards::Away => {}
             }
         }
-        reachable
+        (0..found.len()).filter(|node| found[*node]).collect()
     }
 
     /// The group that `from` should hand to `to`: the one that `to` is nearest to; and its place among the holders.
@@ -255,4 +242,22 @@ enum Towards {
 struct Move {
     from: Index,
     to: Index,
+}
+
+/// The moves between the start of a search and `far`, in the order in which groups flow.
+fn walk_back(came_from: &[Option<Index>], far: Index, towards: Towards) -> Vec<Move> {
+    let mut chain = Vec::new();
+    let mut at = far;
+    while let Some(near) = came_from[at] {
+        chain.push(match towards {
+            Towards::Here => Move { from: at, to: near },
+            Towards::Away => Move { from: near, to: at },
+        });
+        at = near;
+    }
+    // From the far end to the start: that is the order in which groups flow when they flow to the start.
+    if matches!(towards, Towards::Away) {
+        chain.reverse();
+    }
+    chain
 }

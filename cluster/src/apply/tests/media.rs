@@ -1,0 +1,236 @@
+use crate::catalog;
+use crate::command::{Action, BlockRef, Claim, NewSegment, Refusal};
+use crate::jobs::JobKind;
+use crate::plan::{Cuts, Lane, Plan, RECIPE_BYTES_MAX, RENDITIONS_MAX, SEGMENTS_MAX};
+use crate::testing::{World, block, commit, copy_plan, encode_plan, plan_of, rendition};
+
+fn refuses_plan(change: impl FnOnce(&mut Plan)) {
+    let mut world = World::new();
+    world.upload(1);
+    let claim = world.claim(1, &[JobKind::Prepare]).unwrap();
+    let mut plan = copy_plan(3);
+    change(&mut plan);
+    let refusal = world.refused(Action::SetPlan { job: claim.job, token: claim.token, plan });
+    assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
+}
+
+#[test]
+fn a_plan_that_makes_no_sense_is_refused() {
+    refuses_plan(|plan| plan.renditions.clear());
+    refuses_plan(|plan| {
+        let more = (0..RENDITIONS_MAX).map(|n| rendition(&format!("r{n}"), Lane::Encode));
+        plan.renditions.extend(more);
+    });
+    refuses_plan(|plan| plan.renditions[1].name = "source".into());
+    refuses_plan(|plan| plan.renditions[0].name = "../x".into());
+    refuses_plan(|plan| plan.renditions[0].name = String::new());
+    refuses_plan(|plan| plan.renditions[0].timescale = 0);
+    refuses_plan(|plan| plan.renditions[0].timescale = 90_000);
+    refuses_plan(|plan| plan.renditions[0].width = 0);
+    refuses_plan(|plan| plan.renditions[1].width = 1);
+    refuses_plan(|plan| plan.renditions[0].bitrate_max = 0);
+    refuses_plan(|plan| plan.cuts = Cuts::Known(vec![]));
+    refuses_plan(|plan| plan.cuts = Cuts::Known(vec![1]));
+    refuses_plan(|plan| plan.cuts = Cuts::Known(vec![0, 2, 2]));
+    refuses_plan(|plan| plan.cuts = Cuts::Known((0..=SEGMENTS_MAX as u64).collect()));
+    refuses_plan(|plan| plan.recipe = vec![0; RECIPE_BYTES_MAX + 1]);
+    refuses_plan(|plan| {
+        plan.renditions.remove(0);
+        plan.cuts = Cuts::Discovered;
+    });
+}
+
+#[test]
+fn a_plan_makes_the_jobs_that_it_needs() {
+    let mut world = World::new();
+    for (number, plan, kinds) in [
+        (1, encode_plan(1), vec![JobKind::Audio, JobKind::Piece, JobKind::Thumbnail]),
+        (2, copy_plan(1), vec![JobKind::Copy, JobKind::Piece, JobKind::Thumbnail]),
+        (
+            3,
+            plan_of(&[("source", Lane::Copy), ("audio", Lane::Encode)], 5),
+            vec![JobKind::Copy, JobKind::Audio, JobKind::Thumbnail],
+        ),
+    ] {
+        let id = world.upload_with_plan(number, plan);
+        let jobs = catalog::jobs_of(&world.view, id, 100).unwrap();
+        assert_eq!(jobs.iter().map(|(job, _)| job.kind).collect::<Vec<_>>(), kinds);
+    }
+}
+
+/// A copy job of a video of ten segments.
+fn copying() -> (World, Claim) {
+    let mut world = World::new();
+    world.upload_with_plan(1, copy_plan(10));
+    let claim = world.claim(1, &[JobKind::Copy]).unwrap();
+    (world, claim)
+}
+
+fn row(world: &World, claim: &Claim) -> (u32, u32, u64) {
+    let row = catalog::rendition(&world.view, claim.job.video, 0).unwrap().unwrap();
+    (row.segments, row.contiguous_segments, row.contiguous_end)
+}
+
+fn references(world: &World, block: &BlockRef) -> u64 {
+    catalog::block(&world.view, &block.hash).unwrap().map_or(0, |row| row.references)
+}
+
+#[test]
+fn runs_may_arrive_in_any_order() {
+    let (mut world, claim) = copying();
+    for (numbers, expected) in [
+        (6..8, (2, 0, 0)),
+        (3..5, (4, 0, 0)),
+        (0..1, (5, 1, 4000)),
+        (1..3, (7, 5, 20_000)),
+        (8..10, (9, 5, 20_000)),
+        (5..6, (10, 10, 40_000)),
+    ] {
+        world.commit(&claim, 0, numbers, 4);
+        assert_eq!(row(&world, &claim), expected);
+    }
+    let id = claim.job.video;
+    for number in 0..10 {
+        let found = catalog::segment(&world.view, id, 0, number).unwrap().unwrap();
+        assert_eq!(found.number, number);
+    }
+    assert_eq!(catalog::segment(&world.view, id, 0, 10).unwrap(), None);
+    assert_eq!(catalog::segment(&world.view, id, 1, 0).unwrap(), None);
+    let some = catalog::segments(&world.view, id, 0, 2, 7).unwrap();
+    assert_eq!(some.iter().map(|segment| segment.number).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn the_first_segment_of_a_number_stays() {
+    let (mut world, claim) = copying();
+    world.commit(&claim, 0, 2..4, 4);
+    world.commit(&claim, 0, 6..7, 4);
+    let before = world.media_rows();
+    world.commit(&claim, 0, 2..4, 4);
+    assert_eq!(world.media_rows(), before, "nothing is new");
+
+    // Another worker's bytes for 1 to 8: only what is missing is taken.
+    let Action::CommitSegments { job, token, rendition, init, mut segments } =
+        commit(&claim, 0, 1..9, 4)
+    else {
+        panic!("a commit is a commit");
+    };
+    for segment in &mut segments {
+        segment.block = block(&format!("other {}", segment.number), 6000);
+    }
+    let others = segments.clone();
+    world.done(Action::CommitSegments { job, token, rendition, init, segments });
+    for other in others {
+        let stays = [2, 3, 6].contains(&other.number);
+        assert_eq!(references(&world, &other.block), u64::from(!stays), "{}", other.number);
+    }
+    assert_eq!(row(&world, &claim), (8, 0, 0));
+    world.commit(&claim, 0, 0..1, 4);
+    assert_eq!(row(&world, &claim), (9, 9, 36_000));
+}
+
+#[test]
+fn a_worker_that_takes_over_commits_the_same_again() {
+    let (mut world, claim) = copying();
+    world.commit(&claim, 0, 0..4, 4);
+    world.wait(crate::testing::LEASE_MS);
+    let again = world.claim(2, &[JobKind::Copy]).unwrap();
+    world.commit(&again, 0, 0..6, 4);
+    assert_eq!(row(&world, &claim), (6, 6, 24_000));
+    world.refused(commit(&claim, 0, 4..8, 4));
+    world.work(&again);
+}
+
+fn refuses(change: impl FnOnce(&mut Vec<NewSegment>, &mut Option<(BlockRef, String)>)) {
+    let (mut world, claim) = copying();
+    world.commit(&claim, 0, 0..2, 4);
+    let Action::CommitSegments { job, token, rendition, mut init, mut segments } =
+        commit(&claim, 0, 2..5, 4)
+    else {
+        panic!("a commit is a commit");
+    };
+    change(&mut segments, &mut init);
+    let refusal = world.refused(Action::CommitSegments { job, token, rendition, init, segments });
+    assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
+}
+
+#[test]
+fn segments_that_make_no_sense_are_refused() {
+    refuses(|segments, _| segments[1].number = 9);
+    refuses(|segments, _| segments.swap(0, 1));
+    refuses(|segments, _| segments[2].number = u32::MAX);
+    refuses(|segments, _| segments[0].duration = 0);
+    refuses(|segments, _| segments[2].duration = u64::MAX);
+    refuses(|segments, _| segments[1].duration = 9000);
+    refuses(|segments, _| segments[2].start += 1001);
+    refuses(|segments, _| segments[2].block.len = 0);
+    refuses(|segments, _| segments[2].block.len = u32::MAX);
+    refuses(|segments, _| {
+        // Beyond the last cut.
+        for segment in segments {
+            segment.number += 6;
+            segment.start += 24_000;
+        }
+    });
+    refuses(|_, init| *init = Some((block("another init", 700), "avc1.64001f".into())));
+}
+
+#[test]
+fn segments_need_their_initialization_segment() {
+    let (mut world, claim) = copying();
+    let with_init = |init| Action::CommitSegments {
+        job: claim.job,
+        token: claim.token,
+        rendition: 0,
+        init,
+        segments: match commit(&claim, 0, 0..1, 4) {
+            Action::CommitSegments { segments, .. } => segments,
+            _ => vec![],
+        },
+    };
+    assert!(matches!(world.refused(with_init(None)), Refusal::Invalid { .. }));
+    for codecs in ["", "a\"b", "a b", "é"] {
+        world.refused(with_init(Some((block("init 0", 700), codecs.into()))));
+    }
+    world.commit(&claim, 0, 0..0, 4);
+    world.done(with_init(None));
+    assert_eq!(row(&world, &claim), (1, 1, 4000));
+}
+
+#[test]
+fn a_job_commits_only_what_is_its_own() {
+    let (mut world, claim) = copying();
+    world.refused(commit(&claim, 2, 0..1, 4));
+    world.refused(commit(&claim, 9, 0..1, 4));
+    let piece = world.claim(1, &[JobKind::Piece]).unwrap();
+    world.refused(commit(&piece, 0, 0..1, 4));
+    world.refused(commit(&piece, 2, 1..2, 4));
+    world.refused(commit(&piece, 2, 0..2, 4));
+    world.commit(&piece, 2, 0..1, 4);
+}
+
+#[test]
+fn a_new_poster_takes_the_place_of_the_old_one() {
+    let (mut world, _) = copying();
+    let claim = world.claim(1, &[JobKind::Thumbnail]).unwrap();
+    let thumbnail = |name| Action::CommitThumbnail {
+        job: claim.job,
+        token: claim.token,
+        block: block(name, 100),
+    };
+    world.done(thumbnail("a"));
+    world.done(thumbnail("b"));
+    world.done(thumbnail("b"));
+    assert_eq!(world.video(claim.job.video).thumbnail, Some(block("b", 100)));
+    assert_eq!(references(&world, &block("a", 100)), 0);
+    assert_eq!(references(&world, &block("b", 100)), 1);
+}
+
+#[test]
+fn the_peak_rate_is_that_of_the_busiest_segment() {
+    let (mut world, claim) = copying();
+    world.commit(&claim, 0, 0..3, 4);
+    let row = catalog::rendition(&world.view, claim.job.video, 0).unwrap().unwrap();
+    assert_eq!(row.bitrate_peak, 5000 * 8 / 4);
+    assert_eq!((row.bytes, row.ticks, row.segment_ticks_max), (15_000, 12_000, 4000));
+}

@@ -1,0 +1,428 @@
+//! What holds for any log: invariants after every command, the same tables however the log is cut into transactions, each
+//! command once however often it arrives. The commands are made up of few names and numbers, so that they meet; about half
+//! of them make sense at the time, by using claims that were given out, stale ones included.
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+
+use crate::apply::apply;
+use crate::codec;
+use crate::command::{Action, Claim, Command, LeaseToken, NewSegment, Reply};
+use crate::ids::{ClientId, NodeId, VideoId};
+use crate::jobs::{JobId, JobKind};
+use crate::plan::{Cuts, Lane, Plan};
+use crate::tables::nodes::NodeRow;
+use crate::tables::videos::{VideoError, Visibility};
+use crate::testing::{World, block, copy_plan, encode_plan, node, plan_of};
+use crate::view::{MemoryView, Transaction};
+
+/// One step of a random life of a cluster. Numbers are taken modulo what there is.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// Any command at all, sensible or not.
+    Any(Action),
+    /// Sends the last command again.
+    Again,
+    /// Time passes.
+    Wait(u64),
+    /// Appends to a video where it continues.
+    Append {
+        video: u8,
+        bytes: u32,
+    },
+    /// Claims any job.
+    Claim {
+        node: u64,
+    },
+    /// Does the next thing for one of the claims that were given out.
+    Work {
+        claim: usize,
+        plan: Plan,
+        part: u32,
+    },
+    /// Does something else for one of them.
+    Fail {
+        claim: usize,
+        permanent: bool,
+    },
+    Release {
+        claim: usize,
+    },
+}
+
+fn video_id() -> impl Strategy<Value = VideoId> {
+    (0_u8..3).prop_map(|number| VideoId([number; 16]))
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0_u64..5, Just(1000), Just(4000), Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
+}
+
+fn short_number() -> impl Strategy<Value = u32> {
+    prop_oneof![0_u32..5, Just(u32::MAX), Just(u32::MAX - 1), any::<u32>()]
+}
+
+fn job_id() -> impl Strategy<Value = JobId> {
+    (video_id(), prop::sample::select(JobKind::ALL.to_vec()), short_number())
+        .prop_map(|(video, kind, piece)| JobId { video, kind, piece })
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let discovered = |plan: Plan| Plan { cuts: Cuts::Discovered, ..plan };
+    prop_oneof![
+        4 => (1_u64..12).prop_map(encode_plan),
+        4 => (1_u64..12).prop_map(copy_plan),
+        2 => Just(discovered(copy_plan(3))),
+        1 => Just(discovered(encode_plan(3))),
+        1 => Just(plan_of(&[("source", Lane::Copy)], 3)),
+        1 => Just(plan_of(&[("audio", Lane::Encode)], 3)),
+        1 => (number(), number(), short_number()).prop_map(|(duration, cut, scale)| {
+            let mut plan = encode_plan(2);
+            plan.duration_ms = Some(duration);
+            plan.cuts = Cuts::Known(vec![0, cut]);
+            for rendition in &mut plan.renditions {
+                rendition.timescale = scale;
+            }
+            plan
+        }),
+    ]
+}
+
+fn segment() -> impl Strategy<Value = NewSegment> {
+    (short_number(), number(), number(), short_number()).prop_map(
+        |(number, start, duration, len)| {
+            let block = block(&format!("any {len}"), len);
+            NewSegment { number, start, duration, block }
+        },
+    )
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let token = || number().prop_map(LeaseToken);
+    let kinds = prop::collection::vec(prop::sample::select(JobKind::ALL.to_vec()), 0..3);
+    let error = || VideoError { code: "any".into(), detail: "made up".into() };
+    prop_oneof![
+        any::<[u8; 16]>().prop_map(|cluster_id| Action::InitCluster { cluster_id }),
+        (0_u64..5)
+            .prop_map(|id| Action::RegisterNode { node: NodeRow { roles: vec![], ..node(id) } }),
+        (video_id(), prop::option::of(number()), any::<bool>()).prop_map(
+            |(id, announced_bytes, keep_source)| Action::CreateVideo {
+                id,
+                title: "t".into(),
+                description: String::new(),
+                visibility: Visibility::Private,
+                filename: None,
+                announced_bytes,
+                upload_key: keep_source.then(|| "shared".into()),
+                keep_source,
+            }
+        ),
+        (video_id(), number(), prop::collection::vec(short_number(), 0..3)).prop_map(
+            |(id, offset, lens)| Action::AppendSource {
+                id,
+                offset,
+                blocks: lens.into_iter().map(|len| block(&format!("any {len}"), len)).collect(),
+            }
+        ),
+        video_id().prop_map(|id| Action::FinishSource { id }),
+        video_id().prop_map(move |id| Action::FailVideo { id, error: error() }),
+        (video_id(), prop::option::of(number())).prop_map(|(id, if_version)| {
+            Action::EditVideo {
+                id,
+                if_version,
+                title: Some("u".into()),
+                description: None,
+                visibility: Some(Visibility::Public),
+            }
+        }),
+        (video_id(), prop::option::of(number()))
+            .prop_map(|(id, if_version)| Action::DeleteVideo { id, if_version }),
+        prop::collection::vec((video_id(), short_number()), 0..3)
+            .prop_map(|views| Action::CountViews { views }),
+        (0_u64..5, kinds, number()).prop_map(|(node, kinds, lease_ms)| Action::ClaimJob {
+            node: NodeId(node),
+            kinds,
+            lease_ms
+        }),
+        (0_u64..5, prop::collection::vec((job_id(), token()), 0..3), number()).prop_map(
+            |(node, leases, lease_ms)| Action::RenewLeases { node: NodeId(node), leases, lease_ms }
+        ),
+        (0_u64..5, prop::collection::vec(job_id(), 0..3))
+            .prop_map(|(node, jobs)| Action::ReleaseJobs { node: NodeId(node), jobs }),
+        (job_id(), token(), any::<bool>()).prop_map(move |(job, token, permanent)| {
+            Action::FailJob { job, token, permanent, error: error() }
+        }),
+        (job_id(), token(), plan()).prop_map(|(job, token, plan)| Action::SetPlan {
+            job,
+            token,
+            plan
+        }),
+        (job_id(), token(), 0_u16..5, prop::collection::vec(segment(), 0..3)).prop_map(
+            |(job, token, rendition, segments)| Action::CommitSegments {
+                job,
+                token,
+                rendition,
+                init: None,
+                segments
+            }
+        ),
+        (job_id(), token(), prop::option::of(prop::collection::vec(number(), 0..4))).prop_map(
+            |(job, token, discovered_cuts)| Action::FinishJob { job, token, discovered_cuts }
+        ),
+    ]
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => any_action().prop_map(Deed::Any),
+        1 => Just(Deed::Again),
+        1 => prop_oneof![Just(100_u64), Just(20_000), Just(100_000_000), number()]
+            .prop_map(Deed::Wait),
+        3 => (0_u8..3, 1_u32..400).prop_map(|(video, bytes)| Deed::Append { video, bytes }),
+        4 => (1_u64..4).prop_map(|node| Deed::Claim { node }),
+        12 => (any::<usize>(), plan(), 0_u32..4)
+            .prop_map(|(claim, plan, part)| Deed::Work { claim, plan, part }),
+        1 => (any::<usize>(), any::<bool>())
+            .prop_map(|(claim, permanent)| Deed::Fail { claim, permanent }),
+        1 => any::<usize>().prop_map(|claim| Deed::Release { claim }),
+    ]
+}
+
+/// Turns a deed into a command that fits what has happened so far.
+fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Action> {
+    let given = |number: usize| {
+        // Mostly the latest claim, sometimes an older one, which may be stale.
+        let at = if number.is_multiple_of(3) { number / 3 } else { claims.len().wrapping_sub(1) };
+        claims.get(at.checked_rem(claims.len())?).cloned()
+    };
+    match deed {
+        Deed::Any(action) => Some(action),
+        Deed::Again | Deed::Wait(_) => None,
+        Deed::Append { video, bytes } => {
+            let id = VideoId([video; 16]);
+            let offset = crate::catalog::video(&world.view, id).unwrap()?.source.received;
+            let blocks = vec![block(&format!("source {}", offset % 3), bytes)];
+            Some(Action::AppendSource { id, offset, blocks })
+        }
+        Deed::Claim { node } => Some(Action::ClaimJob {
+            node: NodeId(node),
+            kinds: JobKind::ALL.to_vec(),
+            lease_ms: 10_000,
+        }),
+        Deed::Work { claim, plan, part } => {
+            let (_, claim) = given(claim)?;
+            Some(next_of(world, &claim, plan, part))
+        }
+        Deed::Fail { claim, permanent } => {
+            let (_, Claim { job, token }) = given(claim)?;
+            let error = VideoError { code: "broken".into(), detail: String::new() };
+            Some(Action::FailJob { job, token, permanent, error })
+        }
+        Deed::Release { claim } => {
+            let (node, claim) = given(claim)?;
+            Some(Action::ReleaseJobs { node, jobs: vec![claim.job] })
+        }
+    }
+}
+
+/// What a worker would do next: its plan, some of its segments in any order, its poster, or the end.
+fn next_of(world: &World, claim: &Claim, new_plan: Plan, part: u32) -> Action {
+    let &Claim { job, token } = claim;
+    let plan = crate::catalog::video(&world.view, job.video).unwrap().and_then(|video| video.plan);
+    let Some(plan) = plan else {
+        return Action::SetPlan { job, token, plan: new_plan };
+    };
+    if job.kind == JobKind::Thumbnail && part > 0 {
+        return Action::CommitThumbnail { job, token, block: block("poster", 10) };
+    }
+    let numbers = match (&plan.cuts, plan.piece(job.piece)) {
+        (_, Some(piece)) if job.kind == JobKind::Piece => piece,
+        (Cuts::Known(cuts), _) => 0..cuts.len() as u32,
+        (Cuts::Discovered, _) => 0..4,
+    };
+    let missing: Vec<_> = plan
+        .indexed()
+        .filter(|(_, rendition)| rendition.made_by() == job.kind)
+        .filter(|(index, _)| {
+            let present = crate::catalog::segments(
+                &world.view,
+                job.video,
+                *index,
+                numbers.start,
+                numbers.end,
+            );
+            present.unwrap().len() < numbers.len()
+        })
+        .map(|(index, _)| index)
+        .collect();
+    match missing.get(part as usize % missing.len().max(1)) {
+        Some(rendition) => {
+            // From some number on: leaves gaps, and fills them later.
+            let from =
+                if part == 3 { numbers.start + numbers.len() as u32 / 2 } else { numbers.start };
+            crate::testing::commit(claim, *rendition, from..numbers.end, 4)
+        }
+        None => {
+            let discovered = job.kind == JobKind::Copy && plan.cuts == Cuts::Discovered;
+            let discovered_cuts = discovered.then(|| vec![0, 4000, 8000, 12_000]);
+            Action::FinishJob { job, token, discovered_cuts }
+        }
+    }
+}
+
+/// Lives through the deeds, with all invariants checked after each.
+fn live(deeds: Vec<Deed>) -> World {
+    let mut world = World::new();
+    let mut claims = Vec::new();
+    for deed in deeds {
+        match &deed {
+            Deed::Wait(ms) => world.now_ms = world.now_ms.saturating_add(*ms),
+            Deed::Again => {
+                let last = world.log.last().cloned().expect("the cluster was initialized");
+                let before = world.media_rows();
+                let applied = world.apply_command(last);
+                assert!(applied.changed.is_empty());
+                assert_eq!(world.media_rows(), before);
+            }
+            _ => {
+                let Some(action) = action_of(&world, &claims, deed) else {
+                    continue;
+                };
+                let claimant = match &action {
+                    Action::ClaimJob { node, .. } => Some(*node),
+                    _ => None,
+                };
+                let reply = world.apply(action);
+                if let (Some(node), Reply::Claimed(Some(claim))) = (claimant, reply) {
+                    claims.push((node, claim));
+                }
+            }
+        }
+    }
+    world
+}
+
+/// Applies a log with as many commands to a transaction as `sizes` says, in turn.
+fn replay(log: &[Command], sizes: &[usize]) -> MemoryView {
+    let mut view = MemoryView::default();
+    let mut sizes = sizes.iter().cycle();
+    let mut rest = log;
+    let mut index = 0;
+    while !rest.is_empty() {
+        let size = (*sizes.next().expect("sizes repeat")).clamp(1, rest.len());
+        let (batch, later) = rest.split_at(size);
+        rest = later;
+        let mut tx = Transaction::new(&view);
+        for command in batch {
+            index += 1;
+            // On its way through the log it is encoded.
+            let command: Command = codec::decode(&codec::encode(command)).unwrap();
+            apply(&mut tx, index, &command).unwrap();
+        }
+        let batch = tx.into_batch();
+        view.write(batch);
+    }
+    view
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_after_every_command_and_cutting_the_log_changes_nothing(
+        deeds in prop::collection::vec(deed(), 1..150),
+        sizes in prop::collection::vec(1_usize..40, 1..5),
+    ) {
+        let world = live(deeds);
+        prop_assert_eq!(&replay(&world.log, &[1]), &world.view);
+        prop_assert_eq!(&replay(&world.log, &sizes), &world.view);
+        prop_assert_eq!(&replay(&world.log, &[usize::MAX]), &world.view);
+    }
+
+    #[test]
+    fn each_command_takes_effect_once_however_often_and_late_it_arrives(
+        deeds in prop::collection::vec(deed(), 1..60),
+        late in prop::collection::vec(any::<prop::sample::Index>(), 1..30),
+    ) {
+        // A client that has no answers yet to anything: all that it sent may arrive again.
+        let mut world = World::new();
+        let mut sent: Vec<(Command, Reply)> = Vec::new();
+        let claims = Vec::new();
+        for (deed, late) in deeds.into_iter().zip(late.iter().cycle()) {
+            let Some(action) = action_of(&world, &claims, deed) else {
+                continue;
+            };
+            // Numbers in no order: 0, 7, 14, …, 1, 8, …
+            let sequence = (sent.len() as u64 * 7) % 101;
+            if sent.iter().any(|(earlier, _)| earlier.sequence == sequence) {
+                break;
+            }
+            let client = ClientId([5; 16]);
+            let time_ms = world.now_ms;
+            let command = Command { client, sequence, answered_below: 0, time_ms, action };
+            let reply = world.apply_command(command.clone()).reply;
+            sent.push((command, reply));
+            let (again, first_reply) = sent[late.index(sent.len())].clone();
+            let before = world.media_rows();
+            prop_assert_eq!(world.apply_command(again).reply, first_reply);
+            prop_assert_eq!(&world.media_rows(), &before);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_refused_not_fatal(mut bytes: Vec<u8>, action in any_action(), at: prop::sample::Index) {
+        let _ = codec::decode::<Command>(&bytes);
+        bytes.insert(0, codec::VERSION);
+        let _ = codec::decode::<Command>(&bytes);
+        let command = Command {
+            client: ClientId([3; 16]), sequence: 1, answered_below: 0, time_ms: 1, action,
+        };
+        let mut encoded = codec::encode(&command);
+        prop_assert_eq!(codec::decode::<Command>(&encoded).unwrap(), command);
+        let place = at.index(encoded.len());
+        encoded[place] ^= bytes.last().copied().unwrap_or(1) | 1;
+        if let Ok(damaged) = codec::decode::<Command>(&encoded) {
+            let mut world = World::new();
+            world.apply_command(damaged);
+        }
+    }
+}
+
+#[test]
+fn a_busy_life_ends_well() {
+    // Random lives rarely come to an end, so this one is steered: everything that begins is carried through.
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let deeds = prop::collection::vec(deed(), 400).new_tree(&mut runner).unwrap().current();
+    let mut world = live(deeds);
+    let ids: Vec<VideoId> = (0..3).map(|number| VideoId([number; 16])).collect();
+    for id in &ids {
+        if crate::catalog::video(&world.view, *id).unwrap().is_some() {
+            world.apply(Action::DeleteVideo { id: *id, if_version: None });
+        }
+    }
+    for number in 0..3 {
+        let id = world.create(number, Some(1000));
+        world.append(id, 1000);
+        world.done(Action::FinishSource { id });
+    }
+    world.wait(1_000_000);
+    let mut rounds = 0;
+    while let Some(claim) = world.claim_any(1 + rounds % 3) {
+        rounds += 1;
+        loop {
+            let action = next_of(&world, &claim, encode_plan(9), 0);
+            let ends = matches!(action, Action::SetPlan { .. } | Action::FinishJob { .. });
+            if claim.job.kind == JobKind::Thumbnail {
+                let action = next_of(&world, &claim, encode_plan(9), 1);
+                world.done(action);
+            }
+            world.done(action);
+            if ends {
+                break;
+            }
+        }
+    }
+    for id in ids {
+        assert_eq!(world.video(id).state, crate::tables::videos::VideoState::Ready);
+    }
+}

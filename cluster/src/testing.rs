@@ -1,0 +1,298 @@
+//! A cluster of three transcoders as tests see it: a catalog in memory, a log, and short words for what people and workers
+//! do. After every command all invariants are checked.
+
+use crate::apply::{Applied, apply};
+use crate::catalog;
+use crate::command::{Action, BlockRef, Claim, Command, LeaseToken, NewSegment, Refusal, Reply};
+use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
+use crate::invariants;
+use crate::jobs::{JobId, JobKind};
+use crate::plan::{Cuts, Lane, Plan, RenditionIndex, RenditionPlan, TrackKind};
+use crate::tables::nodes::{NodeRow, Role};
+use crate::tables::videos::{VideoError, VideoRow, Visibility};
+use crate::view::{MemoryView, Transaction};
+
+pub(crate) const LEASE_MS: u64 = 10_000;
+
+pub(crate) struct World {
+    pub(crate) view: MemoryView,
+    /// Of the last log entry.
+    pub(crate) index: u64,
+    pub(crate) now_ms: u64,
+    pub(crate) log: Vec<Command>,
+}
+
+impl World {
+    /// Three nodes with all roles, as after `cluster init`.
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            view: MemoryView::default(),
+            index: 0,
+            now_ms: 1_700_000_000_000,
+            log: Vec::new(),
+        };
+        world.done(Action::InitCluster { cluster_id: [7; 16] });
+        for id in 1..=3 {
+            world.done(Action::RegisterNode { node: node(id) });
+        }
+        world
+    }
+
+    /// Applies a command of this test's one client.
+    pub(crate) fn apply(&mut self, action: Action) -> Reply {
+        let sequence = self.log.len() as u64;
+        let client = ClientId([1; 16]);
+        let command =
+            Command { client, sequence, answered_below: sequence, time_ms: self.now_ms, action };
+        self.apply_command(command).reply
+    }
+
+    /// Applies any command, and checks all invariants.
+    pub(crate) fn apply_command(&mut self, command: Command) -> Applied {
+        self.index += 1;
+        let mut tx = Transaction::new(&self.view);
+        let applied = apply(&mut tx, self.index, &command).unwrap();
+        let batch = tx.into_batch();
+        self.view.write(batch);
+        self.log.push(command);
+        let violations = invariants::check(&self.view).unwrap();
+        assert!(
+            violations.is_empty(),
+            "after {:?}:\n{}",
+            self.log.last(),
+            violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        );
+        applied
+    }
+
+    /// Applies what must not be refused.
+    #[track_caller]
+    pub(crate) fn done(&mut self, action: Action) -> Reply {
+        let reply = self.apply(action.clone());
+        assert!(!matches!(reply, Reply::Refused(_)), "{action:?} came to {reply:?}");
+        reply
+    }
+
+    /// Applies what must be refused, and must change nothing.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, action: Action) -> Refusal {
+        let before = self.media_rows();
+        let reply = self.apply(action.clone());
+        assert_eq!(self.media_rows(), before, "a refused command has changed something");
+        match reply {
+            Reply::Refused(refusal) => refusal,
+            Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => {
+                panic!("{action:?} came to {reply:?}")
+            }
+        }
+    }
+
+    /// Everything but what changes with each command.
+    pub(crate) fn media_rows(&self) -> MemoryView {
+        use crate::view::TableId;
+
+        self.view.without(&[TableId::System, TableId::Sessions, TableId::Replies])
+    }
+
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now_ms += ms;
+    }
+
+    pub(crate) fn video(&self, id: VideoId) -> VideoRow {
+        catalog::video(&self.view, id).unwrap().expect("the test has created it")
+    }
+
+    pub(crate) fn create(&mut self, number: u8, announced_bytes: Option<u64>) -> VideoId {
+        let id = VideoId([number; 16]);
+        self.done(Action::CreateVideo {
+            id,
+            title: format!("Video {number}"),
+            description: String::new(),
+            visibility: Visibility::Public,
+            filename: Some("a.mp4".into()),
+            announced_bytes,
+            upload_key: Some(format!("key-{number}")),
+            keep_source: false,
+        });
+        id
+    }
+
+    pub(crate) fn append(&mut self, id: VideoId, bytes: u32) {
+        let offset = self.video(id).source.received;
+        let blocks = vec![block(&format!("source {id} {offset}"), bytes)];
+        self.done(Action::AppendSource { id, offset, blocks });
+    }
+
+    /// A video of 1000 bytes, all of them there.
+    pub(crate) fn upload(&mut self, number: u8) -> VideoId {
+        let id = self.create(number, Some(1000));
+        self.append(id, 1000);
+        self.done(Action::FinishSource { id });
+        id
+    }
+
+    /// An upload with this plan.
+    pub(crate) fn upload_with_plan(&mut self, number: u8, plan: Plan) -> VideoId {
+        let id = self.upload(number);
+        self.plan(id, plan);
+        id
+    }
+
+    /// Does the prepare job of a video that is the only one to be prepared.
+    pub(crate) fn plan(&mut self, id: VideoId, plan: Plan) {
+        let claim = self.claim(1, &[JobKind::Prepare]).expect("there is a job to prepare");
+        assert_eq!(claim.job.video, id);
+        self.done(Action::SetPlan { job: claim.job, token: claim.token, plan });
+    }
+
+    pub(crate) fn claim(&mut self, node: u64, kinds: &[JobKind]) -> Option<Claim> {
+        let action =
+            Action::ClaimJob { node: NodeId(node), kinds: kinds.to_vec(), lease_ms: LEASE_MS };
+        match self.done(action) {
+            Reply::Claimed(claim) => claim,
+            other => panic!("a claim came to {other:?}"),
+        }
+    }
+
+    pub(crate) fn claim_any(&mut self, node: u64) -> Option<Claim> {
+        self.claim(node, &JobKind::ALL)
+    }
+
+    pub(crate) fn finish(&mut self, claim: &Claim) {
+        self.done(finish(claim));
+    }
+
+    pub(crate) fn fail(&mut self, claim: &Claim) {
+        let error = VideoError { code: "crashed".into(), detail: "signal 11".into() };
+        self.done(Action::FailJob { job: claim.job, token: claim.token, permanent: false, error });
+    }
+
+    /// Commits segments of `seconds` each.
+    pub(crate) fn commit(
+        &mut self,
+        claim: &Claim,
+        rendition: RenditionIndex,
+        numbers: std::ops::Range<u32>,
+        seconds: u64,
+    ) {
+        self.done(commit(claim, rendition, numbers, seconds));
+    }
+
+    /// Commits all that a claim of a plan with 4 s segments asks for, and finishes it.
+    pub(crate) fn work(&mut self, claim: &Claim) {
+        let video = self.video(claim.job.video);
+        let plan = video.plan.expect("there is a plan");
+        let numbers = match (claim.job.kind, &plan.cuts) {
+            (JobKind::Piece, _) => plan.piece(claim.job.piece).expect("there is such a piece"),
+            (_, Cuts::Known(cuts)) => 0..cuts.len() as u32,
+            (_, Cuts::Discovered) => 0..3,
+        };
+        if claim.job.kind == JobKind::Thumbnail {
+            let block = block("poster", 100);
+            self.done(Action::CommitThumbnail { job: claim.job, token: claim.token, block });
+        }
+        for (index, rendition) in plan.indexed() {
+            if rendition.made_by() == claim.job.kind {
+                self.commit(claim, index, numbers.clone(), 4);
+            }
+        }
+        self.finish(claim);
+    }
+
+    /// Lets node 1 work until nothing is left to claim. The jobs in the order in which they were done.
+    pub(crate) fn work_off(&mut self) -> Vec<JobId> {
+        let mut done = Vec::new();
+        while let Some(claim) = self.claim_any(1) {
+            self.work(&claim);
+            done.push(claim.job);
+        }
+        done
+    }
+}
+
+pub(crate) fn node(id: u64) -> NodeRow {
+    NodeRow {
+        id: NodeId(id),
+        name: format!("node-{id}"),
+        zone: format!("zone-{id}"),
+        roles: vec![Role::Store, Role::Gateway, Role::Transcoder],
+        http_url: format!("http://127.0.0.1:{}", 8080 + id),
+        rpc_addr: format!("127.0.0.1:{}", 9080 + id),
+        version: "0.1.0".into(),
+        capacity_bytes: 1 << 40,
+    }
+}
+
+pub(crate) fn block(content: &str, len: u32) -> BlockRef {
+    BlockRef { hash: BlockHash::of(content.as_bytes()), len }
+}
+
+pub(crate) fn finish(claim: &Claim) -> Action {
+    Action::FinishJob { job: claim.job, token: claim.token, discovered_cuts: None }
+}
+
+pub(crate) fn commit(
+    claim: &Claim,
+    rendition: RenditionIndex,
+    numbers: std::ops::Range<u32>,
+    seconds: u64,
+) -> Action {
+    let segments = numbers
+        .map(|number| NewSegment {
+            number,
+            start: u64::from(number) * seconds * 1000,
+            duration: seconds * 1000,
+            block: block(&format!("{} {rendition} {number}", claim.job.video), 5000),
+        })
+        .collect();
+    let init = block(&format!("init {rendition}"), 700);
+    Action::CommitSegments {
+        job: claim.job,
+        token: claim.token,
+        rendition,
+        init: Some((init, "avc1.64001f".into())),
+        segments,
+    }
+}
+
+pub(crate) fn rendition(name: &str, lane: Lane) -> RenditionPlan {
+    let kind = if name == "audio" { TrackKind::Audio } else { TrackKind::Video };
+    let (width, height) = if name == "audio" { (0, 0) } else { (640, 360) };
+    RenditionPlan {
+        name: name.into(),
+        kind,
+        lane,
+        width,
+        height,
+        frame_rate_millis: 25_000,
+        bitrate_max: 800_000,
+        timescale: 1000,
+    }
+}
+
+/// A plan of so many segments of 4 s, in milliseconds, for these renditions.
+pub(crate) fn plan_of(renditions: &[(&str, Lane)], segments: u64) -> Plan {
+    Plan {
+        duration_ms: Some(segments * 4000),
+        width: 640,
+        height: 360,
+        renditions: renditions.iter().map(|(name, lane)| rendition(name, *lane)).collect(),
+        cuts: Cuts::Known((0..segments).map(|number| number * 4000).collect()),
+        recipe: vec![1, 2, 3],
+    }
+}
+
+/// Two encoded rungs and encoded sound: renditions 0, 1 and 2.
+pub(crate) fn encode_plan(segments: u64) -> Plan {
+    plan_of(&[("360p", Lane::Encode), ("720p", Lane::Encode), ("audio", Lane::Encode)], segments)
+}
+
+/// Copied pictures and sound and one encoded rung: renditions 0, 1 and 2.
+pub(crate) fn copy_plan(segments: u64) -> Plan {
+    plan_of(&[("source", Lane::Copy), ("audio", Lane::Copy), ("360p", Lane::Encode)], segments)
+}
+
+/// A token that no claim has given.
+pub(crate) fn stale(claim: &Claim) -> Claim {
+    Claim { job: claim.job, token: LeaseToken(claim.token.0 + 1_000_000) }
+}
