@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 web := gateway/web
+browser := chaos-tests/browser
 step := source scripts/lib.sh; step
 
 .PHONY: help run build test check fix bench chaos web clean packages toolchain rocksdb
@@ -24,7 +25,7 @@ run: build ## start a three-node cluster here; ARGS="--nodes 5 --http-port 9000"
 build: packages toolchain rocksdb web ## compile target/debug/reelraft with the web app inside
 	@$(step) "Compiling reelraft (the first time with all it depends on: minutes)" cargo build --workspace --bins
 
-test: build ## all tests that a change must pass; ARGS="-E 'package(cluster)'" for some
+test: build $(browser)/node_modules/.package-lock.json ## all tests that a change must pass; ARGS="-E 'package(cluster)'" for some
 	@scripts/test.sh $(ARGS)
 
 check: packages toolchain rocksdb web ## format, lints, documentation, dependency arrows, licences, spelling
@@ -38,7 +39,7 @@ bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd
 	  cargo build --release --workspace --bins
 	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
-chaos: build ## long runs of faults on real clusters; SEED=42 repeats one
+chaos: build $(browser)/node_modules/.package-lock.json ## long runs of faults on real clusters; SEED=42 repeats one
 	@REELRAFT_CHAOS=long $(if $(SEED),REELRAFT_SEED=$(SEED)) NEXTEST_PROFILE=chaos scripts/test.sh --package chaos-tests $(ARGS)
 
 web: toolchain $(web)/dist/index.html ## build the web app: gateway/web/dist
@@ -67,7 +68,11 @@ $(web)/dist/index.html: $(web)/node_modules/.package-lock.json $(shell find $(we
 	@$(step) "Building the web app" npm --prefix $(web) run --silent build -- --logLevel warn
 	@touch $@
 
-# npm writes this file at the end of an installation.
+# npm writes these files at the end of an installation.
 $(web)/node_modules/.package-lock.json: $(web)/package-lock.json
 	@$(step) "Installing the web app's packages (a minute)" npm --prefix $(web) ci --silent --no-audit --no-fund
+	@touch $@
+
+$(browser)/node_modules/.package-lock.json: $(browser)/package-lock.json
+	@$(step) "Installing what drives a browser in the tests" npm --prefix $(browser) ci --silent --no-audit --no-fund
 	@touch $@
