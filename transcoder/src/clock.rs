@@ -114,7 +114,7 @@ impl Clock {
     }
 
     /// Milliseconds as ticks.
-    pub(crate) fn from_millis(&self, millis: u64) -> u64 {
+    pub(crate) fn ticks_of_millis(&self, millis: u64) -> u64 {
         u64::try_from(u128::from(millis) * u128::from(self.timescale) / 1000).unwrap_or(u64::MAX)
     }
 }

@@ -206,10 +206,8 @@ impl Watch {
         if let Err(failure) = self.check() {
             return failure;
         }
-        let code = match error {
-            Error::Other { errno: libc::ENOMEM } => Code::Internal,
-            _ => Code::CorruptMedia,
-        };
+        let is_memory = error == Error::Other { errno: libc::ENOMEM };
+        let code = if is_memory { Code::Internal } else { Code::CorruptMedia };
         Failure::new(code, format!("{what}: {error}."))
     }
 }

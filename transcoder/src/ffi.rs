@@ -79,7 +79,6 @@ pub(crate) struct Parameters {
     pub(crate) primaries: u8,
     pub(crate) transfer: u8,
     pub(crate) matrix: u8,
-    pub(crate) full_range: bool,
     pub(crate) sample_rate: u32,
     pub(crate) channels: u32,
     pub(crate) bit_rate: i64,
@@ -109,7 +108,6 @@ pub(crate) fn parameters(input: &Input, stream: usize) -> Parameters {
             primaries: code((&raw const (*c).color_primaries).cast()),
             transfer: code((&raw const (*c).color_trc).cast()),
             matrix: code((&raw const (*c).color_space).cast()),
-            full_range: code((&raw const (*c).color_range).cast()) == JPEG_RANGE,
             sample_rate: u32::try_from((*c).sample_rate).unwrap_or(0),
             channels: u32::try_from((*c).ch_layout.nb_channels).unwrap_or(0),
             bit_rate: (*c).bit_rate,
@@ -119,9 +117,6 @@ pub(crate) fn parameters(input: &Input, stream: usize) -> Parameters {
 
 /// H.273: nobody said.
 const UNSPECIFIED: u8 = 2;
-
-/// `AVCOL_RANGE_JPEG`.
-const JPEG_RANGE: u8 = 2;
 
 /// One entry of the container's index, in the stream's time base and in decode order.
 #[derive(Clone, Copy, Debug)]

@@ -14,20 +14,25 @@
 //! Times: a *tick* is one unit of a rendition's timescale, counted from the start of the video. Source timestamps are
 //! converted once, in `clock`, and nothing behind that knows the source's own time base.
 
+mod audio;
 mod clock;
 mod cmaf;
+mod copy;
 mod demux;
 mod error;
 mod ffi;
 mod grid;
 mod job;
 mod ladder;
+mod piece;
 mod plan;
 mod prepare;
 mod probe;
 mod recipe;
 pub mod sandbox;
 mod segment_limit;
+mod sound_track;
+mod thumbnail;
 pub mod worker;
 
 pub use error::{Code, Failure};
@@ -45,9 +50,10 @@ pub fn run(job: &Job, source: impl Source, sink: &mut dyn Sink) -> Outcome {
     load_libraries();
     match job {
         Job::Prepare(job) => prepare::run(job, source, sink),
-        Job::Copy(_) | Job::Audio(_) | Job::Piece(_) | Job::Thumbnail(_) => {
-            Err(Failure::bad_job("This job is not known."))
-        }
+        Job::Copy(job) => copy::run(job, source, sink),
+        Job::Piece(job) => piece::run(job, source, sink),
+        Job::Audio(job) => audio::run(job, source, sink),
+        Job::Thumbnail(job) => thumbnail::run(job, source, sink),
     }
 }
 

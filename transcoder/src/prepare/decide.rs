@@ -184,7 +184,7 @@ impl Timing {
         let indexed = video.index.as_ref().and_then(|index| index.end);
         let end = match indexed {
             Some(end) => u64::try_from(clock.ticks(end)).ok(),
-            None => facts.duration_ms.map(|ms| clock.from_millis(ms)),
+            None => facts.duration_ms.map(|ms| clock.ticks_of_millis(ms)),
         };
         Self {
             keyframes: keyframes.filter(|key| *key > clock.lead).collect(),

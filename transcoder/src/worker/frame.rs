@@ -213,7 +213,7 @@ impl FrameBuffer {
     ///
     /// # Errors
     /// When the bytes are no frames; the conversation cannot go on then.
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, ProtocolError> {
+    pub fn take<M: Message>(&mut self) -> Result<Option<M>, ProtocolError> {
         let Some(header) = self.bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let (kind, len) = parse_header(*header)?;
         let end = HEADER_BYTES + len;
@@ -251,7 +251,7 @@ mod tests {
             let mut seen = Vec::new();
             for chunk in bytes.chunks(portion) {
                 buffer.feed(chunk);
-                while let Some(frame) = buffer.next::<FromChild>().unwrap() {
+                while let Some(frame) = buffer.take::<FromChild>().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -283,9 +283,9 @@ mod tests {
     fn a_made_up_length_is_refused_at_once() {
         let mut buffer = FrameBuffer::default();
         buffer.feed(&[KIND_MESSAGE, 0xff, 0xff, 0xff, 0xff]);
-        assert!(matches!(buffer.next::<FromChild>(), Err(ProtocolError::TooLong(_))));
+        assert!(matches!(buffer.take::<FromChild>(), Err(ProtocolError::TooLong(_))));
         let mut buffer = FrameBuffer::default();
         buffer.feed(&[KIND_MESSAGE, 1, 0, 0, 0, 0xc1]);
-        assert!(matches!(buffer.next::<FromChild>(), Err(ProtocolError::Malformed(_))));
+        assert!(matches!(buffer.take::<FromChild>(), Err(ProtocolError::Malformed(_))));
     }
 }

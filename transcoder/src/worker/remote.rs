@@ -163,7 +163,7 @@ mod tests {
         let mut buffer = frame::FrameBuffer::default();
         buffer.feed(&output.lock().unwrap());
         let mut offsets = Vec::new();
-        while let Some(FromChild::Read { offset, .. }) = buffer.next().unwrap() {
+        while let Some(FromChild::Read { offset, .. }) = buffer.take().unwrap() {
             offsets.push(offset);
         }
         offsets
