@@ -103,13 +103,13 @@ impl LogStore {
         claim(&db, path, owner)?;
         let vote = read_meta(&db, VOTE_KEY).map_err(|error| damaged(error.to_string()))?;
         let purged = read_meta(&db, PURGED_KEY).map_err(|error| damaged(error.to_string()))?;
-        let last = verify_contiguous(&db, purged.as_ref()).map_err(damaged)?;
+        let ends = verify_contiguous(&db, purged.as_ref()).map_err(damaged)?;
         let db = Arc::new(db);
         Ok(Self {
             shared: Arc::new(Shared {
                 flusher: Flusher::start(Arc::clone(&db)),
                 db,
-                tail: Mutex::new(Tail::new(purged, last)),
+                tail: Mutex::new(Tail::new(purged, ends)),
                 vote: Mutex::new(vote),
             }),
         })
@@ -250,9 +250,10 @@ fn claim(db: &DB, path: &Path, owner: LocalNode) -> Result<(), LogStoreError> {
     }
 }
 
-/// The id of the last entry, after a look at every index.
-fn verify_contiguous(db: &DB, purged: Option<&LogId>) -> Result<Option<LogId>, String> {
+/// The index of the first entry and the id of the last one, after a look at every index.
+fn verify_contiguous(db: &DB, purged: Option<&LogId>) -> Result<Option<(u64, LogId)>, String> {
     let mut rows = db.raw_iterator_cf(family(db, LOG));
+    let mut first = None;
     let mut expected = purged.map(|purged| purged.index + 1);
     rows.seek_to_first();
     while let Some(row_key) = rows.key() {
@@ -265,18 +266,18 @@ fn verify_contiguous(db: &DB, purged: Option<&LogId>) -> Result<Option<LogId>, S
         {
             return Err(format!("entry {expected} is missing, the next one is {index}"));
         }
+        first = first.or(Some(index));
         expected = Some(index + 1);
         rows.next();
     }
     rows.status().map_err(rocksdb::Error::into_string)?;
+    let Some(first) = first else { return Ok(None) };
     rows.seek_to_last();
-    match rows.item() {
-        Some((row_key, value)) => {
-            let entry = decode_entry(row_key, value).map_err(|error| error.to_string())?;
-            Ok(Some(entry.log_id))
-        }
-        None => rows.status().map(|()| None).map_err(rocksdb::Error::into_string),
-    }
+    let Some((row_key, value)) = rows.item() else {
+        return Err("its last entry cannot be read".to_owned());
+    };
+    let last = decode_entry(row_key, value).map_err(|error| error.to_string())?;
+    Ok(Some((first, last.log_id)))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

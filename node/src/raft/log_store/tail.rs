@@ -10,15 +10,16 @@ const RECENT_ENTRIES_MAX: usize = 8192;
 
 pub(super) struct Tail {
     purged: Option<LogId>,
-    last: Option<LogId>,
+    /// The index of the first entry and the id of the last one.
+    ends: Option<(u64, LogId)>,
     /// Contiguous, and up to the last entry unless empty.
     recent: VecDeque<Entry>,
     recent_bytes: usize,
 }
 
 impl Tail {
-    pub(super) fn new(purged: Option<LogId>, last: Option<LogId>) -> Self {
-        Self { purged, last, recent: VecDeque::new(), recent_bytes: 0 }
+    pub(super) fn new(purged: Option<LogId>, ends: Option<(u64, LogId)>) -> Self {
+        Self { purged, ends, recent: VecDeque::new(), recent_bytes: 0 }
     }
 
     pub(super) fn purged(&self) -> Option<LogId> {
@@ -27,12 +28,12 @@ impl Tail {
 
     /// The last entry, or the last purged one when there is none.
     pub(super) fn last(&self) -> Option<LogId> {
-        self.last.or(self.purged)
+        self.ends.map(|(_, last)| last).or(self.purged)
     }
 
-    /// The index of the first entry, if there is one.
+    /// The index of the first entry, or of the next one when there is none.
     pub(super) fn first_index(&self) -> u64 {
-        self.purged.map_or(0, |purged| purged.index + 1)
+        self.ends.map_or_else(|| self.next_index(), |(first, _)| first)
     }
 
     /// The index after the last entry.
@@ -61,7 +62,8 @@ impl Tail {
 
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            self.last = Some(entry.log_id);
+            let first = self.ends.map_or(entry.log_id.index, |(first, _)| first);
+            self.ends = Some((first, entry.log_id));
             self.recent_bytes += entry_bytes(&entry);
             self.recent.push_back(entry);
         }
@@ -77,8 +79,10 @@ impl Tail {
                 self.recent_bytes -= entry_bytes(&entry);
             }
         }
-        if self.last.is_some_and(|present| present.index >= next) {
-            self.last = last;
+        if let Some((first, present)) = self.ends
+            && present.index >= next
+        {
+            self.ends = last.filter(|last| last.index >= first).map(|last| (first, last));
         }
     }
 
@@ -86,9 +90,10 @@ impl Tail {
         while self.recent.front().is_some_and(|entry| entry.log_id.index <= upto.index) {
             self.drop_front();
         }
-        if self.last.is_some_and(|last| last.index <= upto.index) {
-            self.last = None;
-        }
+        self.ends = self
+            .ends
+            .filter(|(_, last)| last.index > upto.index)
+            .map(|(first, last)| (first.max(upto.index + 1), last));
         self.purged = Some(upto);
     }
 
