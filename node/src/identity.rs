@@ -1,0 +1,285 @@
+//! Who this node is, and the directory that proves it.
+//!
+//! A node's word counts in elections and for durable copies, so two processes must never speak with one voice and a
+//! process must never speak without its memory. Both follow from one directory: it is locked by the process that uses it,
+//! and its `node.json` names the node whose log, catalog and blocks lie beside it.
+//!
+//! # Invariants
+//!
+//! - At most one process holds a [`DataDir`] of a path. The kernel drops the lock with the process, however it ends.
+//! - `node.json` is written once, whole or not at all (temporary file, fsync, rename, fsync of the directory), and before
+//!   any database exists. Databases without it are somebody else's, or damaged: the node does not start on them.
+//! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, bail, ensure};
+use cluster::ids::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// What `node.json` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    #[serde(with = "hex::serde")]
+    pub cluster_id: [u8; 16],
+    pub node_id: NodeId,
+    /// The RPC addresses of all nodes that the cluster was to begin with, so that a repeated `cluster init` can tell
+    /// whether it repeats the same thing.
+    pub members: Vec<String>,
+    /// Random: tells this identity from another one with the same numbers, should an operator restore the wrong file.
+    #[serde(with = "hex::serde")]
+    pub incarnation: [u8; 16],
+    /// RFC 3339.
+    pub created: String,
+}
+
+impl Identity {
+    /// A new identity, made now.
+    #[must_use]
+    pub fn new(cluster_id: [u8; 16], node_id: NodeId, members: Vec<String>) -> Self {
+        Self {
+            cluster_id,
+            node_id,
+            members,
+            incarnation: random_id(),
+            created: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        }
+    }
+}
+
+/// 128 random bits from the operating system.
+///
+/// # Panics
+/// When the system has no randomness to give; nothing can be done safely then.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .expect("the kernel's random generator works once the system has booted");
+    bytes
+}
+
+/// A node's directory, in use by this process alone.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Holds the lock as long as it is open.
+    _lock: File,
+}
+
+const IDENTITY_FILE: &str = "node.json";
+const LOCK_FILE: &str = "lock";
+const PID_FILE: &str = "pid";
+
+impl DataDir {
+    /// Makes the directory if need be and takes it for this process. Writes the process id to `pid` in it.
+    ///
+    /// # Errors
+    /// When another process has it, or when it cannot be written.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .with_context(|| format!("open {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path.join(PID_FILE)).unwrap_or_default();
+                bail!(
+                    "{} is in use by another node process (pid {}): stop it, or choose another data_dir",
+                    path.display(),
+                    if holder.trim().is_empty() { "unknown" } else { holder.trim() }
+                );
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {}", lock_path.display()));
+            }
+        }
+        let dir = Self { path, _lock: lock };
+        dir.write_durably(PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(dir)
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Log and vote.
+    #[must_use]
+    pub fn raft(&self) -> PathBuf {
+        self.path.join("raft")
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// Blocks.
+    #[must_use]
+    pub fn content(&self) -> PathBuf {
+        self.path.join("content")
+    }
+
+    /// Who this node is; `None` when it has never belonged to a cluster.
+    ///
+    /// # Errors
+    /// When the file is damaged, or missing although there are databases.
+    pub fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let path = self.path.join(IDENTITY_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.refuse_orphans()?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let identity: Identity = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is damaged: restore it from a backup, or move the directory away and let the node join as a new one",
+                path.display()
+            )
+        })?;
+        ensure!(identity.node_id.0 != 0, "{} gives node id 0, which no node has", path.display());
+        Ok(Some(identity))
+    }
+
+    /// Makes this node `identity`, durably. The same identity again is no error.
+    ///
+    /// # Errors
+    /// When it is somebody else already, or cannot write.
+    pub fn adopt(&self, identity: &Identity) -> anyhow::Result<()> {
+        if let Some(present) = self.identity()? {
+            ensure!(
+                present.cluster_id == identity.cluster_id
+                    && present.node_id == identity.node_id
+                    && present.members == identity.members,
+                "this node is node {} of cluster {} already",
+                present.node_id,
+                hex::encode(present.cluster_id)
+            );
+            return Ok(());
+        }
+        let mut text = serde_json::to_vec_pretty(identity).context("encode the identity")?;
+        text.push(b'\n');
+        self.write_durably(IDENTITY_FILE, &text)
+    }
+
+    /// Takes back what [`DataDir::open`] wrote for others to read. The lock goes when the value does.
+    pub fn close(&self) {
+        // Whoever finds a stale pid sees that there is no such process: not worth an error at the end of a clean stop.
+        let _ = fs::remove_file(self.path.join(PID_FILE));
+    }
+
+    fn refuse_orphans(&self) -> anyhow::Result<()> {
+        for database in [self.raft(), self.state(), self.content()] {
+            let empty = match fs::read_dir(&database) {
+                Ok(mut entries) => entries.next().is_none(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("list {}", database.display()));
+                }
+            };
+            ensure!(
+                empty,
+                "{} holds data but {} is missing, so nobody knows whose it is: restore the file from a backup, or move the \
+                 directory away and let the node join as a new one",
+                database.display(),
+                self.path.join(IDENTITY_FILE).display()
+            );
+        }
+        Ok(())
+    }
+
+    fn write_durably(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        let temporary = self.path.join(format!("{name}.tmp"));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            // A rename is durable when its directory is.
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity::new([7; 16], NodeId(2), vec!["a:1".to_owned(), "b:2".to_owned()])
+    }
+
+    #[test]
+    fn an_identity_survives_and_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        assert_eq!(dir.identity().unwrap(), None);
+        let identity = identity();
+        dir.adopt(&identity).unwrap();
+        dir.adopt(&Identity::new([7; 16], NodeId(2), identity.members.clone())).unwrap();
+        drop(dir);
+
+        let dir = DataDir::open(home.path()).unwrap();
+        assert_eq!(dir.identity().unwrap(), Some(identity.clone()));
+        for other in [
+            Identity { cluster_id: [8; 16], ..identity.clone() },
+            Identity { node_id: NodeId(3), ..identity.clone() },
+            Identity { members: vec!["a:1".to_owned()], ..identity.clone() },
+        ] {
+            assert!(dir.adopt(&other).is_err());
+        }
+        assert_eq!(dir.identity().unwrap(), Some(identity));
+    }
+
+    #[test]
+    fn a_directory_has_one_user() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        let error = DataDir::open(home.path()).unwrap_err().to_string();
+        assert!(error.contains("in use"), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        dir.close();
+        drop(dir);
+        DataDir::open(home.path()).unwrap();
+    }
+
+    #[test]
+    fn databases_without_an_identity_are_not_touched() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        fs::create_dir(dir.state()).unwrap();
+        assert_eq!(dir.identity().unwrap(), None, "an empty directory is no database");
+        fs::write(dir.state().join("CURRENT"), "MANIFEST-000001\n").unwrap();
+        let error = dir.identity().unwrap_err().to_string();
+        assert!(error.contains("node.json is missing"), "{error}");
+        assert!(dir.adopt(&identity()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_identity_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        for text in ["", "{", "{\"node_id\": 1}"] {
+            fs::write(home.path().join("node.json"), text).unwrap();
+            let error = format!("{:#}", dir.identity().unwrap_err());
+            assert!(error.contains("damaged"), "{error}");
+        }
+    }
+}
