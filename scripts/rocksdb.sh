@@ -40,13 +40,21 @@ key() {
   printf '%s-%s\n' "$version" "$(sha256sum <<<"$all" | cut -c1-16)"
 }
 
+# Cargo is silent for all that time. The lock's descriptor is closed here, and what sleeps holds no terminal or pipe open.
+report_progress() {
+  while sleep 60 >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+    printf '    %d of some 340 files\n' "$(find "$1" -path '*librocksdb-sys*' -name '*.o' | wc -l)"
+  done
+}
+
 build() {
   local into=$1 work
   [[ ! -f $into/librocksdb.a ]] || return 0 # somebody else built it while this process waited for the lock
   rm -rf "${into%/*}"/.building.*           # what a killed build left behind; nobody else holds the lock
   work=$(mktemp -d "${into%/*}/.building.XXXXXX")
-  # shellcheck disable=SC2064 # $work is meant as it is now
-  trap "rm -rf '$work'" EXIT
+  report_progress "$work" 9>&- &
+  # shellcheck disable=SC2064 # the values are meant as they are now
+  trap "kill $! 2>/dev/null || true; rm -rf '$work'" EXIT
   trap 'exit 130' INT TERM
   env CC="$cc" CXX="$cxx" ROCKSDB_COMPILE=1 \
     CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_LTO=off \
