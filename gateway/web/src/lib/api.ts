@@ -172,20 +172,30 @@ export interface VideoStream {
   close(): void;
 }
 
-/** Server-sent events of one video at the node in use. `onLost` is called once; the stream is closed by then. */
-export function streamVideo(id: string, onVideo: (video: Video) => void, onLost: () => void): VideoStream {
+export interface VideoStreamHandlers {
+  onVideo: (video: Video) => void;
+  /** Nothing follows. */
+  onDeleted: () => void;
+  /** Called once; the stream is closed by then. */
+  onLost: () => void;
+}
+
+/** Server-sent events of one video at the node in use. */
+export function streamVideo(id: string, handlers: VideoStreamHandlers): VideoStream {
   const origin = pool.current;
   const source = new EventSource(`${origin}${video(id)}/events`);
-  const onData = (event: MessageEvent<string>) => {
+  source.addEventListener('video', (event: MessageEvent<string>) => {
     succeeded(origin);
-    onVideo(JSON.parse(event.data) as Video);
-  };
-  source.addEventListener('message', onData);
-  source.addEventListener('video', onData);
+    handlers.onVideo(JSON.parse(event.data) as Video);
+  });
+  source.addEventListener('deleted', () => {
+    source.close();
+    handlers.onDeleted();
+  });
   source.addEventListener('error', () => {
     // The browser would come back to the same node; we may know a better one.
     source.close();
-    onLost();
+    handlers.onLost();
   });
   return source;
 }

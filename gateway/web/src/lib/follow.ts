@@ -55,23 +55,28 @@ export function followVideo(id: string, { onVideo, onGone }: Follower): () => vo
     if (isSettled(video)) stop();
   };
 
+  const gone = () => {
+    stop();
+    onGone?.();
+  };
+
   const connect = () => {
     if (stopped || stream || streams >= STREAMS_MAX) return;
     streams += 1;
-    stream = streamVideo(
-      id,
-      (video) => {
+    stream = streamVideo(id, {
+      onVideo: (video) => {
         reconnectMs = RECONNECT_MIN_MS;
         receive(video);
       },
-      () => {
+      onDeleted: gone,
+      onLost: () => {
         closeStream();
         // The poll finds out whether the node is gone, and moves to another.
         schedulePoll(0);
         reconnectTimer = setTimeout(connect, reconnectMs * (0.75 + Math.random() / 2));
         reconnectMs = Math.min(RECONNECT_MAX_MS, reconnectMs * 2);
       },
-    );
+    });
   };
 
   const poll = async () => {
@@ -79,8 +84,7 @@ export function followVideo(id: string, { onVideo, onGone }: Follower): () => vo
       receive(await getVideo(id));
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) {
-        stop();
-        onGone?.();
+        gone();
       }
     }
     if (!stopped) {

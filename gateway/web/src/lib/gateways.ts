@@ -25,7 +25,7 @@ let homeId: string | null = null;
 
 /** Takes in an answer about the cluster that `answeredBy` gave. */
 export function learnCluster(cluster: Cluster, answeredBy: string): void {
-  if (answeredBy === home) homeId = String(cluster.self);
+  if (answeredBy === home && cluster.self !== null) homeId = String(cluster.self);
   pool.learn(sightings(cluster, home, homeId));
   writeJson(STORAGE_KEY, pool.origins.filter((origin) => origin !== home).slice(0, REMEMBERED_MAX));
 }

@@ -57,9 +57,14 @@ describe('headline', () => {
 
 describe('findings', () => {
   it('says what repair waits for, or how long it takes', () => {
-    const repair = { queued_blocks: 5, bytes_per_second: 0, eta_seconds: null, waiting_for: 'node-2' };
+    const repair = {
+      queued_blocks: 5,
+      bytes_per_second: 0,
+      eta_seconds: null,
+      waiting_for: 'node-2 may come back',
+    };
     const waiting = cluster({ under_replicated_blocks: 5, repair });
-    expect(findings(waiting)[0]?.detail).toBe('Waiting for node-2.');
+    expect(findings(waiting)[0]?.detail).toBe('Waiting: node-2 may come back.');
     const working = { ...waiting, repair: { ...repair, bytes_per_second: 1e6, eta_seconds: 75 } };
     expect(findings(working)[0]?.detail).toBe('New copies are being made; about 1 min left.');
   });

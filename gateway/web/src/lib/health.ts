@@ -81,7 +81,7 @@ function repairSentence(cluster: Cluster, eta: number | null): string {
   const { waiting_for: waitingFor, bytes_per_second: rate } = cluster.repair;
   if (rate > 0 && eta !== null) return `New copies are being made; about ${span(eta)} left.`;
   if (rate > 0) return 'New copies are being made.';
-  return waitingFor ? `Waiting for ${waitingFor}.` : 'New copies will be made shortly.';
+  return waitingFor ? `Waiting: ${waitingFor}.` : 'New copies will be made shortly.';
 }
 
 /** The one line on top. */

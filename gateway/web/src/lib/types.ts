@@ -8,11 +8,11 @@ export type VideoState = 'uploading' | 'processing' | 'ready' | 'failed';
 
 export interface Rendition {
   name: string;
-  kind: string;
+  kind: 'video' | 'audio';
   width: number | null;
   height: number | null;
   /** Bits per second. */
-  bitrate: number | null;
+  bitrate: number;
   codecs: string | null;
   /** Seconds of this rendition that exist. */
   seconds: number;
@@ -23,11 +23,12 @@ export interface VideoError {
   detail: string;
 }
 
+/** Paths that are the same on every node, or null for what does not exist (yet). */
 export interface VideoUrls {
   watch: string;
   embed: string;
   hls: string;
-  dash: string | null;
+  dash: string;
   thumbnail: string | null;
   sprites: string | null;
   source: string | null;
@@ -107,7 +108,8 @@ export interface Jobs {
 
 export interface Cluster {
   cluster_id: string;
-  self: NodeId;
+  /** The node that answers; null while it belongs to no cluster. */
+  self: NodeId | null;
   leader: NodeId | null;
   term: number;
   voters: NodeId[];

@@ -86,6 +86,7 @@ class Uploads {
   add(files: Iterable<File>): void {
     const added = [...files].slice(0, QUEUE_MAX).map((file) => new UploadItem(file));
     this.items = [...this.items, ...added];
+    for (const item of added) this.#check(item);
     this.#sendNext();
   }
 
@@ -134,6 +135,13 @@ class Uploads {
     }
   }
 
+  /** Says at once what the server would say after all the bytes. */
+  #check(item: UploadItem): void {
+    const refused = refusal(item.file, siteView.site?.max_upload_bytes ?? null);
+    if (refused?.kind === 'empty') this.#fail(item, 'The file is empty.', false);
+    else if (refused) this.#fail(item, `Larger than the limit of ${bytes(refused.limitBytes)}.`, false);
+  }
+
   #sendNext(): void {
     const sending = this.items.filter(
       (item) => item.phase === 'sending' || item.phase === 'finishing',
@@ -143,17 +151,6 @@ class Uploads {
   }
 
   async #run(item: UploadItem): Promise<void> {
-    const refused = refusal(item.file, siteView.site?.max_upload_bytes ?? null);
-    if (refused) {
-      this.#fail(
-        item,
-        refused.kind === 'empty'
-          ? 'The file is empty.'
-          : `Larger than the limit of ${bytes(refused.limitBytes)}.`,
-        false,
-      );
-      return;
-    }
     for (let attempt = 0; ; attempt++) {
       item.phase = 'sending';
       const outcome = await this.#sendOnce(item);

@@ -11,5 +11,6 @@ describe('offersMore', () => {
   });
   it('names rungs by the short side', () => {
     expect(rungName({ width: 1080, height: 1920 })).toBe('1080p');
+    expect(rungName({ width: 0, height: 0 })).toBe('audio');
   });
 });

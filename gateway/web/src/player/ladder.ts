@@ -12,7 +12,7 @@ export interface Rung {
 
 /** Names a rung as people do: by its short side. */
 export function rungName({ width, height }: Pick<Rung, 'width' | 'height'>): string {
-  return `${Math.min(width, height)}p`;
+  return width > 0 && height > 0 ? `${Math.min(width, height)}p` : 'audio';
 }
 
 /** Whether `next` offers pictures that `current` does not. */
