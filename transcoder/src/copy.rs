@@ -155,6 +155,10 @@ impl Pictures {
         sink: &mut dyn Sink,
     ) -> Result<(), Failure> {
         let data = packet.data().unwrap_or_default();
+        // Half a frame, at the end of a file that was cut off.
+        if !avc::is_whole(data, self.framing) {
+            return Ok(());
+        }
         // A recording may begin in the middle of a group of pictures.
         if !self.started && !packet.is_key() {
             return Ok(());

@@ -83,6 +83,17 @@ fn after_start_code(data: &[u8]) -> Option<&[u8]> {
     find_start_code(data).map(|at| &data[at + 3..])
 }
 
+/// Whether the framing is unbroken from the first to the last byte, and there is something in it.
+pub(crate) fn is_whole(data: &[u8], framing: Framing) -> bool {
+    match framing {
+        Framing::AnnexB => nals(data, framing).any(|nal| !nal.is_empty()),
+        Framing::Length(size) => {
+            let whole: usize = nals(data, framing).map(|nal| nal.len() + usize::from(size)).sum();
+            whole == data.len() && whole > 0
+        }
+    }
+}
+
 /// Appends a frame's NAL units with four-byte lengths, without those that the configuration record or nobody needs.
 pub(crate) fn append_frame(out: &mut Vec<u8>, data: &[u8], framing: Framing) {
     for nal in nals(data, framing) {
@@ -347,6 +358,8 @@ mod tests {
     fn broken_lengths_end_the_frame() {
         assert_eq!(nals(&[0, 0, 0, 9, 1], Framing::Length(4)).count(), 0);
         assert_eq!(nals(&[0, 0], Framing::Length(4)).count(), 0);
+        assert!(!is_whole(&[0, 0, 0, 1, 0x65, 0, 0, 0, 9, 1], Framing::Length(4)));
+        assert!(is_whole(&[0, 0, 0, 1, 0x65, 0, 0, 0, 1, 1], Framing::Length(4)));
         assert_eq!(nals(&[], Framing::AnnexB).count(), 0);
     }
 

@@ -170,24 +170,30 @@ impl Timing {
         let lead = if sound_lead > SOUND_LEAD_CUT { sound_lead } else { 0.0 };
         let clock = Clock::new(video.time_base, video.start, lead, video.constant_rate);
         let is_constant = match facts.container {
-            Container::Mov => video.is_uniform,
+            Container::Mov => video.step.zip(video.constant_rate).is_some_and(|(step, rate)| {
+                frame_ticks(clock.timescale, rate).map(u64::from) == Some(clock.span(step))
+            }),
             Container::Matroska => clock.snap.is_some(),
             Container::Avi => true,
             Container::MpegTs => false,
         };
-        let ticks = video.constant_rate.filter(|_| is_constant);
-        let ticks = ticks.and_then(|rate| frame_ticks(clock.timescale, rate));
+        // Of frames that are left out none should be missed: cuts are where frames are that stay.
+        let rate = video.constant_rate.filter(|_| is_constant).map(encoded_rate);
+        let ticks = rate.and_then(|rate| frame_ticks(clock.timescale, rate));
         let grid =
             Grid { timescale: clock.timescale, frames: ticks.map(|ticks| (ticks, clock.lead)) };
         let keyframes = video.index.iter().flat_map(|index| &index.keyframes);
         let keyframes = keyframes.filter_map(|key| u64::try_from(clock.ticks(*key)).ok());
+        let is_on_grid = |key: &u64| {
+            ticks.is_none_or(|ticks| (key - clock.lead).is_multiple_of(u64::from(ticks)))
+        };
         let indexed = video.index.as_ref().and_then(|index| index.end);
         let end = match indexed {
             Some(end) => u64::try_from(clock.ticks(end)).ok(),
             None => facts.duration_ms.map(|ms| clock.ticks_of_millis(ms)),
         };
         Self {
-            keyframes: keyframes.filter(|key| *key > clock.lead).collect(),
+            keyframes: keyframes.filter(|key| *key > clock.lead && is_on_grid(key)).collect(),
             end: end.filter(|end| *end > 0),
             begin: first_picture - lead,
             grid,
@@ -339,7 +345,7 @@ mod tests {
                 turn: Turn::default(),
                 frame_rate: Ratio { num: 25, den: 1 },
                 constant_rate: Ratio::new(25, 1),
-                is_uniform: true,
+                step: Some(512),
                 index: Some(Index {
                     keyframes: (0..30).map(|i| i * 25_600).collect(),
                     bytes: Some(vec![1_000_000; 30]),

@@ -37,8 +37,8 @@ pub(crate) struct VideoFacts {
     pub(crate) frame_rate: Ratio,
     /// Frames per second, when that seems not to change.
     pub(crate) constant_rate: Option<Ratio>,
-    /// Whether all frames are equally far apart, by the index.
-    pub(crate) is_uniform: bool,
+    /// From frame to frame, when that is always the same by the index.
+    pub(crate) step: Option<i64>,
     pub(crate) index: Option<Index>,
     pub(crate) copy: Copyable,
     /// Whether the job wants copies at all.
@@ -91,6 +91,9 @@ pub(crate) fn gather(
 ) -> Result<Facts, Failure> {
     let mut demuxer = Demuxer::open(source, Depth::Analyze)?;
     let tracks = demuxer.input.nb_streams();
+    if tracks == 0 {
+        return Err(Failure::new(Code::CorruptMedia, "The file has no tracks."));
+    }
     if tracks > limits.tracks_max {
         let detail = format!("The file has {tracks} tracks; {} are allowed.", limits.tracks_max);
         return Err(Failure::new(Code::TooManyTracks, detail));
@@ -115,10 +118,10 @@ pub(crate) fn gather(
     let look = look(&mut demuxer, video, codec, &parameters)?;
     let start =
         if declared_start == NO_TIME { look.first_shown.unwrap_or(0) } else { declared_start };
-    let is_uniform = uniform(&entries);
+    let step = step(&entries);
     let duration =
         u64::try_from(declared_end).ok().map(|units| start.saturating_add_unsigned(units));
-    let index = digest_index(&demuxer, &entries, &look, start, duration, is_uniform);
+    let index = digest_index(&demuxer, &entries, &look, start, duration, step.is_some());
     let copy = copy_allowed
         && look.copyable
         && turn == Turn::default()
@@ -136,7 +139,7 @@ pub(crate) fn gather(
             turn,
             frame_rate,
             constant_rate,
-            is_uniform,
+            step,
             index,
             copy: if copy { Copyable::Yes } else { Copyable::No },
             copy_allowed,
@@ -268,10 +271,11 @@ fn read_index(demuxer: &mut Demuxer, video: usize) -> Vec<IndexEntry> {
     entries
 }
 
-fn uniform(entries: &[IndexEntry]) -> bool {
+/// From entry to entry, when that is always the same.
+fn step(entries: &[IndexEntry]) -> Option<i64> {
     let step = |pair: &[IndexEntry]| pair[1].timestamp - pair[0].timestamp;
-    let Some(first) = entries.windows(2).next().map(step) else { return false };
-    first > 0 && entries.windows(2).all(|pair| step(pair) == first)
+    let first = entries.windows(2).next().map(step).filter(|first| *first > 0)?;
+    entries.windows(2).all(|pair| step(pair) == first).then_some(first)
 }
 
 /// What the first frames told.
