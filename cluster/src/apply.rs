@@ -23,6 +23,7 @@ mod sessions;
 mod step;
 mod uploads;
 
+pub(crate) use jobs::most_urgent as most_urgent_job;
 pub use limits::*;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 mod cluster;
 mod media;
 mod videos;
+mod work;
 
 pub use cluster::{JobCounts, block, job, jobs, jobs_of, layout, leases_of, node, nodes, system};
 pub use media::{
@@ -12,3 +13,4 @@ pub use media::{
 pub use videos::{
     Cursor, InvalidCursor, LIST_SCAN_MAX, Query, VideoPage, by_upload_key, list_videos, video,
 };
+pub use work::{has_claimable_job, uploads};

@@ -21,6 +21,7 @@ use crate::tables::jobs::{JOB_QUEUE, JOBS, JobRow, LEASES, Lease};
 use crate::tables::nodes::{NODES, Role};
 use crate::tables::system::SYSTEM;
 use crate::tables::videos::{VIDEOS, VideoError, VideoRow, VideoState};
+use crate::view::{View, ViewError};
 use crate::{catalog, plan};
 
 /// Queue rows that a claim reads at a time.
@@ -112,39 +113,56 @@ pub(super) fn claim(
     kinds: &[JobKind],
     lease_ms: u64,
 ) -> Result<Reply, Stop> {
-    let elsewhere = has_other_transcoder(step, node)?;
+    while let Some((job, row)) = most_urgent(&step.tx, node, kinds, step.now_ms)? {
+        let row = match row.lease.clone() {
+            None => row,
+            Some(lost) => match end_try(step, job, row, &lost, lost.expires_ms)? {
+                Some(row) => row,
+                // That was its last try: it is gone from the queue.
+                None => continue,
+            },
+        };
+        let expires_ms = step.now_ms.saturating_add(lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX));
+        let token = LeaseToken(step.index);
+        let lease = Some(Lease { node, token, expires_ms });
+        JOBS.put(&mut step.tx, &job, &JobRow { lease, ..row });
+        LEASES.put(&mut step.tx, &(node, job), &());
+        return Ok(Reply::Claimed(Some(Claim { job, token })));
+    }
+    Ok(Reply::Claimed(None))
+}
+
+/// The most urgent job of these kinds that the node could begin at `now_ms`: one without a lease, or whose lease is over.
+pub(crate) fn most_urgent(
+    view: &dyn View,
+    node: NodeId,
+    kinds: &[JobKind],
+    now_ms: u64,
+) -> Result<Option<(JobId, JobRow)>, ViewError> {
+    let elsewhere = has_other_transcoder(view, node)?;
     let mut looked_at = 0;
     for urgency in Urgency::ALL.into_iter().filter(|urgency| kinds.contains(&urgency.kind())) {
-        let all = KeyRange::under(&urgency);
-        let mut range = all.clone();
+        let mut range = KeyRange::under(&urgency);
         'steps: while looked_at < CLAIM_SCAN_MAX {
-            let keys = JOB_QUEUE.keys(&step.tx, &range, CLAIM_STEP)?;
+            let keys = JOB_QUEUE.keys(view, &range, CLAIM_STEP)?;
             let Some(last) = keys.last() else {
                 break;
             };
             range = range.starting_after(last);
             for key in keys {
                 looked_at += 1;
-                match consider(step, node, elsewhere, key.job)? {
-                    Verdict::Take(row) => {
-                        let expires_ms =
-                            step.now_ms.saturating_add(lease_ms.clamp(LEASE_MS_MIN, LEASE_MS_MAX));
-                        let token = LeaseToken(step.index);
-                        let lease = Some(Lease { node, token, expires_ms });
-                        JOBS.put(&mut step.tx, &key.job, &JobRow { lease, ..row });
-                        LEASES.put(&mut step.tx, &(node, key.job), &());
-                        return Ok(Reply::Claimed(Some(Claim { job: key.job, token })));
-                    }
+                match consider(view, node, elsewhere, key.job, now_ms)? {
+                    Verdict::Take(row) => return Ok(Some((key.job, row))),
                     Verdict::Pass => {}
                     Verdict::PassVideo => {
-                        range = all.clone().starting_after_all_under(&(urgency, key.created_index));
+                        range = range.starting_after_all_under(&(key.urgency, key.created_index));
                         continue 'steps;
                     }
                 }
             }
         }
     }
-    Ok(Reply::Claimed(None))
+    Ok(None)
 }
 
 /// What a claim makes of a job.
@@ -156,25 +174,21 @@ enum Verdict {
 }
 
 fn consider(
-    step: &mut Step<'_>,
+    view: &dyn View,
     node: NodeId,
     elsewhere: bool,
     job: JobId,
-) -> Result<Verdict, Stop> {
-    // The video may have been given up since the step was read.
-    let Some(mut row) = JOBS.get(&step.tx, &job)? else {
+    now_ms: u64,
+) -> Result<Verdict, ViewError> {
+    let Some(row) = JOBS.get(view, &job)? else {
         return Ok(Verdict::Pass);
     };
-    if let Some(lease) = row.lease.clone() {
-        if lease.expires_ms > step.now_ms {
-            return Ok(Verdict::Pass);
-        }
-        match end_try(step, job, row, &lease, lease.expires_ms)? {
-            Some(again) => row = again,
-            None => return Ok(Verdict::Pass),
-        }
-    }
-    let Some(video) = VIDEOS.get(&step.tx, &job.video)? else {
+    let failed = match &row.lease {
+        Some(lease) if lease.expires_ms > now_ms => return Ok(Verdict::Pass),
+        Some(lost) => Some((lost.node, lost.expires_ms)),
+        None => row.failed_on.map(|node| (node, row.failed_ms)),
+    };
+    let Some(video) = VIDEOS.get(view, &job.video)? else {
         return Ok(Verdict::Pass);
     };
     if !can_begin(&video, job) {
@@ -182,14 +196,15 @@ fn consider(
         return Ok(if later_ones_neither { Verdict::PassVideo } else { Verdict::Pass });
     }
     let left_to_others = elsewhere
-        && row.failed_on == Some(node)
-        && step.now_ms < row.failed_ms.saturating_add(FAILED_ON_PAUSE_MS);
+        && failed.is_some_and(|(on, at_ms)| {
+            on == node && now_ms < at_ms.saturating_add(FAILED_ON_PAUSE_MS)
+        });
     Ok(if left_to_others { Verdict::Pass } else { Verdict::Take(row) })
 }
 
 /// Whether another node could take what failed on this one.
-fn has_other_transcoder(step: &Step<'_>, node: NodeId) -> Result<bool, Stop> {
-    let nodes = NODES.collect(&step.tx, &KeyRange::all(), usize::MAX)?;
+fn has_other_transcoder(view: &dyn View, node: NodeId) -> Result<bool, ViewError> {
+    let nodes = NODES.collect(view, &KeyRange::all(), usize::MAX)?;
     Ok(nodes.iter().any(|(id, row)| *id != node && row.roles.contains(&Role::Transcoder)))
 }
 
