@@ -74,3 +74,81 @@ pub fn should_hold(
     }
     Ok(duties)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::placement::{Candidate, compute};
+    use crate::view::{MemoryView, Transaction};
+
+    fn layout(nodes: u64) -> Layout {
+        let candidates: Vec<Candidate> = (1..=nodes)
+            .map(|id| Candidate { id: NodeId(id), zone: id.to_string(), weight: 1 })
+            .collect();
+        compute(&candidates, None)
+    }
+
+    fn with_blocks(count: u32) -> MemoryView {
+        let mut view = MemoryView::default();
+        let mut tx = Transaction::new(&view);
+        for number in 0..count {
+            let hash = BlockHash::of(&number.to_be_bytes());
+            // Every tenth is garbage.
+            let references = u64::from(number % 10);
+            let row = BlockRow { len: 1, references, unreferenced_since_ms: None };
+            BLOCKS.put(&mut tx, &hash, &row);
+        }
+        let batch = tx.into_batch();
+        view.write(batch);
+        view
+    }
+
+    #[test]
+    fn the_duties_of_all_nodes_are_each_needed_block_three_times() {
+        let (view, layout) = (with_blocks(5000), layout(5));
+        let mut copies = std::collections::BTreeMap::<BlockHash, usize>::new();
+        for node in layout.nodes() {
+            let mut from = BlockHash([0; 32]);
+            let mut seen = BTreeSet::new();
+            loop {
+                let duties = should_hold(&view, &layout, node, from, 70).unwrap();
+                assert!(duties.blocks.len() <= 70);
+                for (hash, row) in duties.blocks {
+                    assert!(row.references > 0 && layout.holders(&hash).contains(&node));
+                    assert!(seen.insert(hash), "{hash} twice");
+                    *copies.entry(hash).or_default() += 1;
+                }
+                let Some(next) = duties.next else {
+                    break;
+                };
+                from = next;
+            }
+        }
+        assert_eq!(copies.len(), 4500);
+        for (hash, copies) in copies {
+            assert_eq!(copies, copies_required(&layout, &hash));
+        }
+    }
+
+    #[test]
+    fn a_node_outside_of_the_layout_has_no_duties() {
+        let (view, layout) = (with_blocks(100), layout(3));
+        let none = should_hold(&view, &layout, NodeId(9), BlockHash([0; 32]), 10).unwrap();
+        assert_eq!(none, Duties::default());
+        let none =
+            should_hold(&view, &Layout::default(), NodeId(1), BlockHash([0; 32]), 10).unwrap();
+        assert_eq!(none, Duties::default());
+        let last = should_hold(&view, &layout, NodeId(1), BlockHash([255; 32]), 10).unwrap();
+        assert_eq!(last, Duties::default());
+    }
+
+    #[test]
+    fn two_copies_count_where_there_are_two_nodes() {
+        let hash = BlockHash([0; 32]);
+        for (nodes, acknowledged) in [(0, 0), (1, 1), (2, 2), (3, 2), (5, 2)] {
+            assert_eq!(copies_acknowledged(&layout(nodes), &hash), acknowledged);
+        }
+    }
+}

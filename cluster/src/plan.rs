@@ -310,3 +310,74 @@ pub fn require_valid_cuts(cuts: &[u64]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces of segments of these lengths in seconds, as the lengths of the pieces in segments.
+    fn lengths(seconds: &[u64]) -> Vec<usize> {
+        let mut cuts = vec![];
+        let mut end = 0;
+        for length in seconds {
+            cuts.push(end);
+            end += length * 90_000;
+        }
+        pieces(&cuts, 90_000, Some(end / 90)).iter().map(ExactSizeIterator::len).collect()
+    }
+
+    #[test]
+    fn the_first_pieces_are_short_and_the_others_are_not() {
+        assert_eq!(lengths(&[4; 15]), [1, 1, 2, 2, 2, 2, 2, 3]);
+        assert_eq!(lengths(&[2; 12]), [1, 2, 4, 5]);
+        assert_eq!(lengths(&[2, 2, 4, 4, 6, 6, 6, 6, 6]), [1, 2, 2, 2, 2]);
+        assert_eq!(lengths(&[1; 30]), [1, 3, 8, 8, 10]);
+        assert_eq!(lengths(&[30, 30, 30]), [1, 1, 1]);
+        assert_eq!(lengths(&[10, 10, 10, 3]), [1, 1, 2]);
+        assert_eq!(lengths(&[4]), [1]);
+        assert_eq!(lengths(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn a_source_of_unknown_length_has_pieces_too() {
+        let cuts: Vec<u64> = (0..8).map(|number| number * 4000).collect();
+        let unknown = pieces(&cuts, 1000, None);
+        assert_eq!(unknown.last().map(|piece| piece.end), Some(8));
+        assert_eq!(pieces(&cuts, 0, Some(1)).last().map(|piece| piece.end), Some(8));
+    }
+
+    #[test]
+    fn pieces_never_change_for_a_plan() {
+        // Frozen: jobs are named by their numbers in this list. See the documentation of `pieces`.
+        let cuts: Vec<u64> = (0..40).map(|n| n * 3000 + (n * n * 37) % 1500).collect();
+        let ends: Vec<u32> = pieces(&cuts, 1000, Some(123_000)).iter().map(|p| p.end).collect();
+        assert_eq!(ends, [1, 2, 5, 8, 11, 14, 18, 21, 25, 28, 31, 34, 37, 40]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_all_segments_once_in_order(
+            lengths in prop::collection::vec(1_u64..1_000_000, 0..300),
+            timescale in prop_oneof![Just(0_u32), Just(1000), Just(90_000), any::<u32>()],
+            duration_ms: Option<u64>,
+        ) {
+            let mut end = 0;
+            let mut cuts = vec![];
+            for length in lengths {
+                cuts.push(end);
+                end += length;
+            }
+            let pieces = pieces(&cuts, timescale, duration_ms);
+            let all: Vec<u32> = pieces.iter().cloned().flatten().collect();
+            prop_assert_eq!(all, (0..cuts.len() as u32).collect::<Vec<_>>());
+            prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));
+            for piece in &pieces {
+                let start = ticks_to_ms(cuts[piece.start as usize], timescale);
+                let last = ticks_to_ms(cuts[piece.end as usize - 1], timescale);
+                prop_assert!(piece.len() == 1 || last - start <= PIECE_MS_MAX);
+            }
+        }
+    }
+}

@@ -226,3 +226,6 @@ pub(crate) fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u32 {
     let bits = u128::from(bytes) * 8 * u128::from(timescale);
     bits.checked_div(ticks.into()).map_or(0, |rate| u32::try_from(rate).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

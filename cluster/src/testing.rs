@@ -95,7 +95,7 @@ impl World {
     }
 
     pub(crate) fn wait(&mut self, ms: u64) {
-        self.now_ms += ms;
+        self.now_ms = self.now_ms.saturating_add(ms);
     }
 
     pub(crate) fn video(&self, id: VideoId) -> VideoRow {
@@ -148,10 +148,10 @@ impl World {
     pub(crate) fn claim(&mut self, node: u64, kinds: &[JobKind]) -> Option<Claim> {
         let action =
             Action::ClaimJob { node: NodeId(node), kinds: kinds.to_vec(), lease_ms: LEASE_MS };
-        match self.done(action) {
-            Reply::Claimed(claim) => claim,
-            other => panic!("a claim came to {other:?}"),
-        }
+        let Reply::Claimed(claim) = self.done(action) else {
+            panic!("a claim is answered with a claim");
+        };
+        claim
     }
 
     pub(crate) fn claim_any(&mut self, node: u64) -> Option<Claim> {

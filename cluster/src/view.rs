@@ -45,11 +45,13 @@ pub enum TableId {
     Replies = 13,
     /// Node id, job → nothing. Holds every job that has a lease, whether or not it has expired.
     Leases = 14,
+    /// Video id → nothing. Holds every video whose bytes are still arriving.
+    Uploads = 15,
 }
 
 impl TableId {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::System,
         Self::Nodes,
         Self::Layout,
@@ -65,6 +67,7 @@ impl TableId {
         Self::Sessions,
         Self::Replies,
         Self::Leases,
+        Self::Uploads,
     ];
 
     /// The name of the column family, for people and for disk.
@@ -86,6 +89,7 @@ impl TableId {
             Self::Sessions => "sessions",
             Self::Replies => "replies",
             Self::Leases => "leases",
+            Self::Uploads => "uploads",
         }
     }
 }
@@ -279,5 +283,83 @@ impl View for MemoryView {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Write = (u8, Option<u8>);
+
+    fn table(number: u8) -> TableId {
+        TableId::ALL[usize::from(number) % 2]
+    }
+
+    /// Keys of one and two bytes, so that one is the beginning of another.
+    fn key(number: u8) -> Vec<u8> {
+        if number.is_multiple_of(3) { vec![number, 0] } else { vec![number] }
+    }
+
+    fn write(tx: &mut Transaction<'_>, writes: &[Write]) {
+        for (at, value) in writes {
+            match value {
+                Some(value) => tx.put(table(*at), key(*at), vec![*value]),
+                None => tx.delete(table(*at), key(*at)),
+            }
+        }
+    }
+
+    fn rows(view: &dyn View, of: TableId, from: &[u8], to: &[u8], limit: usize) -> Vec<Vec<u8>> {
+        let mut rows = vec![];
+        view.scan(of, from, to, &mut |key, value| {
+            rows.push([key, value].concat());
+            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .unwrap();
+        rows
+    }
+
+    proptest! {
+        #[test]
+        fn a_transaction_shows_what_will_be_there_when_it_is_written(
+            below: Vec<Write>, middle: Vec<Write>, above: Vec<Write>,
+            from: u8, to: Option<u8>, limit in 1_usize..9,
+        ) {
+            let mut view = MemoryView::default();
+            let mut tx = Transaction::new(&view);
+            write(&mut tx, &below);
+            let batch = tx.into_batch();
+            view.write(batch);
+
+            let mut outer = Transaction::new(&view);
+            write(&mut outer, &middle);
+            let mut inner = Transaction::new(&outer);
+            write(&mut inner, &above);
+            let (from, to) = (key(from), to.map(key).unwrap_or_default());
+            let both = [TableId::ALL[0], TableId::ALL[1]];
+            let shown = both.map(|of| rows(&inner, of, &from, &to, limit));
+            let got: Vec<_> = (0..=255).map(|n| inner.get(table(n), &key(n)).unwrap()).collect();
+
+            let batch = inner.into_batch();
+            outer.absorb(batch);
+            let batch = outer.into_batch();
+            view.write(batch);
+            prop_assert_eq!(shown, both.map(|of| rows(&view, of, &from, &to, limit)));
+            let expected: Vec<_> = (0..=255).map(|n| view.get(table(n), &key(n)).unwrap()).collect();
+            prop_assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn tables_keep_their_numbers_and_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> =
+            TableId::ALL.into_iter().map(TableId::name).collect();
+        assert_eq!(names.len(), TableId::ALL.len());
+        for (number, table) in TableId::ALL.into_iter().enumerate() {
+            assert_eq!(table as usize, number);
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::ids::VideoId;
 use crate::plan::RENDITIONS_MAX;
 use crate::table::KeyRange;
 use crate::tables::renditions::{RENDITIONS, SEGMENTS};
-use crate::tables::videos::{UPLOAD_KEYS, VIDEOS, VIDEOS_BY_TIME, VideoRow, Visibility};
+use crate::tables::videos::{UPLOAD_KEYS, UPLOADS, VIDEOS, VIDEOS_BY_TIME, VideoRow, Visibility};
 
 pub(super) fn edit_video(
     step: &mut Step<'_>,
@@ -64,6 +64,7 @@ pub(super) fn delete_video(
         UPLOAD_KEYS.delete(&mut step.tx, key);
     }
     VIDEOS_BY_TIME.delete(&mut step.tx, &video.place());
+    UPLOADS.delete(&mut step.tx, &id);
     VIDEOS.delete(&mut step.tx, &id);
     step.changed.insert(id);
     Ok(Reply::Done)

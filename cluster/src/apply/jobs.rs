@@ -24,6 +24,9 @@ use crate::tables::videos::{VIDEOS, VideoError, VideoRow, VideoState};
 use crate::view::{View, ViewError};
 use crate::{catalog, plan};
 
+/// Jobs whose last try a claim finds to have ended, at most: giving up a video is work. The next claim goes on.
+const LAST_TRIES_PER_CLAIM: usize = 8;
+
 /// Queue rows that a claim reads at a time.
 const CLAIM_STEP: usize = 16;
 
@@ -113,7 +116,10 @@ pub(super) fn claim(
     kinds: &[JobKind],
     lease_ms: u64,
 ) -> Result<Reply, Stop> {
-    while let Some((job, row)) = most_urgent(&step.tx, node, kinds, step.now_ms)? {
+    for _ in 0..LAST_TRIES_PER_CLAIM {
+        let Some((job, row)) = most_urgent(&step.tx, node, kinds, step.now_ms)? else {
+            break;
+        };
         let row = match row.lease.clone() {
             None => row,
             Some(lost) => match end_try(step, job, row, &lost, lost.expires_ms)? {
@@ -142,7 +148,8 @@ pub(crate) fn most_urgent(
     let elsewhere = has_other_transcoder(view, node)?;
     let mut looked_at = 0;
     for urgency in Urgency::ALL.into_iter().filter(|urgency| kinds.contains(&urgency.kind())) {
-        let mut range = KeyRange::under(&urgency);
+        let all = KeyRange::under(&urgency);
+        let mut range = all.clone();
         'steps: while looked_at < CLAIM_SCAN_MAX {
             let keys = JOB_QUEUE.keys(view, &range, CLAIM_STEP)?;
             let Some(last) = keys.last() else {
@@ -155,7 +162,7 @@ pub(crate) fn most_urgent(
                     Verdict::Take(row) => return Ok(Some((key.job, row))),
                     Verdict::Pass => {}
                     Verdict::PassVideo => {
-                        range = range.starting_after_all_under(&(key.urgency, key.created_index));
+                        range = all.clone().starting_after_all_under(&(urgency, key.created_index));
                         continue 'steps;
                     }
                 }

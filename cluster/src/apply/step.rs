@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::command::Refusal;
 use crate::ids::VideoId;
-use crate::tables::videos::{VIDEOS, VideoRow};
+use crate::tables::videos::{UPLOADS, VIDEOS, VideoRow, VideoState};
 use crate::view::{Transaction, ViewError};
 
 /// An action under way.
@@ -43,11 +43,16 @@ impl Step<'_> {
         Ok(VIDEOS.get(&self.tx, &id)?.ok_or(Refusal::UnknownVideo)?)
     }
 
-    /// Writes the video back, changed.
+    /// Writes the video back, changed. It is among the uploads as long as it is one.
     pub(super) fn save(&mut self, mut video: VideoRow) {
         video.changed_index = self.index;
         self.changed.insert(video.id);
         let id = video.id;
+        if video.state == VideoState::Uploading {
+            UPLOADS.put(&mut self.tx, &id, &());
+        } else {
+            UPLOADS.delete(&mut self.tx, &id);
+        }
         VIDEOS.put(&mut self.tx, &id, &video);
     }
 }

@@ -1,10 +1,12 @@
-//! Every video can be found by time and by its upload key, and nothing else can.
+//! Every video can be found by time, by its upload key, and among the uploads as long as it is one; nothing else can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Findings;
 use crate::table::{Key, KeyRange};
-use crate::tables::videos::{NewestFirst, UPLOAD_KEYS, VIDEOS, VIDEOS_BY_TIME};
+use crate::tables::videos::{
+    NewestFirst, UPLOAD_KEYS, UPLOADS, VIDEOS, VIDEOS_BY_TIME, VideoState,
+};
 use crate::view::{View, ViewError};
 
 pub(super) fn check(view: &dyn View, findings: &mut Findings<'_>) -> Result<(), ViewError> {
@@ -22,6 +24,15 @@ pub(super) fn check(view: &dyn View, findings: &mut Findings<'_>) -> Result<(), 
         .collect();
     findings.require(by_time == found && by_time.len() == videos.len(), || {
         format!("{} videos, {} of them listed", videos.len(), found.len())
+    });
+    let uploading: BTreeSet<_> = videos
+        .iter()
+        .filter(|(_, video)| video.state == VideoState::Uploading)
+        .map(|(id, _)| *id)
+        .collect();
+    let found: BTreeSet<_> = UPLOADS.keys(view, &all, usize::MAX)?.into_iter().collect();
+    findings.require(uploading == found, || {
+        format!("{} videos are uploading, {} are among the uploads", uploading.len(), found.len())
     });
     let by_key: BTreeMap<_, _> =
         videos.iter().filter_map(|(id, video)| Some((video.upload_key.clone()?, *id))).collect();

@@ -49,6 +49,8 @@ struct Table {
     nodes: Vec<Node>,
     /// The holders of each group; what stays keeps its place.
     groups: Vec<Vec<Index>>,
+    /// The holders of each group whose copies are there already.
+    kept: Vec<Vec<Index>>,
 }
 
 impl Table {
@@ -78,6 +80,7 @@ impl Table {
             zone_limit: quota::zone_limit(copies, zones.len()),
             nodes,
             groups: vec![Vec::new(); usize::from(GROUPS)],
+            kept: vec![Vec::new(); usize::from(GROUPS)],
         }
     }
 
@@ -96,6 +99,7 @@ impl Table {
                 }
             }
         }
+        self.kept.clone_from(&self.groups);
     }
 
     fn fill(&mut self) {
@@ -195,13 +199,15 @@ impl Table {
         (0..found.len()).filter(|node| found[*node]).collect()
     }
 
-    /// The group that `from` should hand to `to`: the one that `to` is nearest to; and its place among the holders.
+    /// The group that `from` should hand to `to`, and its place among the holders. One whose copy has still to be made is
+    /// best, because that costs nothing; then the one that `to` is nearest to.
     fn group_to_move(&self, from: Index, to: Index) -> Option<(usize, usize)> {
-        let nearness = |group: &usize| self.nodes[to].distances[*group];
+        let costs = |group: &usize| self.kept[*group].contains(&from);
+        let distance = |group: &usize| self.nodes[to].distances[*group];
         let group = (0..self.groups.len())
             .filter(|group| self.groups[*group].contains(&from))
             .filter(|group| self.allows(*group, Some(from), to))
-            .min_by(|a, b| nearness(a).nearer(nearness(b)))?;
+            .min_by(|a, b| costs(a).cmp(&costs(b)).then_with(|| distance(a).nearer(distance(b))))?;
         let place = self.groups[group].iter().position(|node| *node == from)?;
         Some((group, place))
     }

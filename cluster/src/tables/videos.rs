@@ -14,6 +14,9 @@ pub const VIDEOS: Table<VideoId, VideoRow> = Table::new(TableId::Videos);
 /// Every video, the newest first.
 pub const VIDEOS_BY_TIME: Table<NewestFirst, VideoId> = Table::new(TableId::VideosByTime);
 
+/// The videos whose bytes are still arriving.
+pub const UPLOADS: Table<VideoId, ()> = Table::new(TableId::Uploads);
+
 /// Videos by the key that their uploader chose.
 pub const UPLOAD_KEYS: Table<String, VideoId> = Table::new(TableId::UploadKeys);
 

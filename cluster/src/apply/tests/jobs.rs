@@ -67,6 +67,22 @@ fn a_node_gets_only_the_kinds_it_asks_for() {
 }
 
 #[test]
+fn a_node_can_see_whether_a_claim_would_be_worth_it() {
+    let mut world = World::new();
+    world.upload_with_plan(1, encode_plan(1));
+    let worth = |world: &World, kinds: &[JobKind], now_ms| {
+        catalog::has_claimable_job(&world.view, NodeId(2), kinds, now_ms).unwrap()
+    };
+    let kinds = [JobKind::Piece];
+    assert!(worth(&world, &kinds, world.now_ms));
+    assert!(!worth(&world, &[JobKind::Copy], world.now_ms));
+    world.claim(1, &kinds).unwrap();
+    assert!(!worth(&world, &kinds, world.now_ms));
+    assert!(worth(&world, &kinds, world.now_ms + LEASE_MS));
+    assert!(!worth(&world, &[], u64::MAX));
+}
+
+#[test]
 fn preparing_waits_for_the_first_byte() {
     let mut world = World::new();
     let id = world.create(1, Some(1000));

@@ -178,15 +178,12 @@ fn segments_that_make_no_sense_are_refused() {
 #[test]
 fn segments_need_their_initialization_segment() {
     let (mut world, claim) = copying();
-    let with_init = |init| Action::CommitSegments {
-        job: claim.job,
-        token: claim.token,
-        rendition: 0,
-        init,
-        segments: match commit(&claim, 0, 0..1, 4) {
-            Action::CommitSegments { segments, .. } => segments,
-            _ => vec![],
-        },
+    let with_init = |other| {
+        let mut action = commit(&claim, 0, 0..1, 4);
+        if let Action::CommitSegments { init, .. } = &mut action {
+            *init = other;
+        }
+        action
     };
     assert!(matches!(world.refused(with_init(None)), Refusal::Invalid { .. }));
     for codecs in ["", "a\"b", "a b", "é"] {

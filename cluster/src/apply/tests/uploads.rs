@@ -98,12 +98,17 @@ fn an_upload_that_breaks_off_leaves_garbage_but_no_work() {
     let mut world = World::new();
     let id = world.create(1, Some(1000));
     world.append(id, 100);
+    let silent = world.create(2, None);
+    let uploads = catalog::uploads(&world.view, 10).unwrap();
+    assert_eq!(uploads, [(id, 100), (silent, 0)]);
+    world.done(Action::DeleteVideo { id: silent, if_version: None });
     let claim = world.claim(1, &[JobKind::Prepare]).unwrap();
     let error = VideoError { code: "upload_aborted".into(), detail: "x".repeat(5000) };
     world.done(Action::FailVideo { id, error: error.clone() });
     assert!(world.video(id).error.unwrap().detail.len() < 5000);
     assert!(catalog::source_blocks(&world.view, id, 0, 10).unwrap().is_empty());
     assert_eq!(catalog::jobs(&world.view).unwrap(), catalog::JobCounts::default());
+    assert_eq!(catalog::uploads(&world.view, 10).unwrap(), []);
     assert_eq!(world.refused(crate::testing::finish(&claim)), Refusal::LeaseLost);
     assert!(matches!(world.refused(Action::FailVideo { id, error }), Refusal::WrongState { .. }));
 }
