@@ -3,10 +3,9 @@
 //! The page is Swagger UI out of the binary; nothing comes from the network.
 
 use axum::Router;
-use axum::extract::Request;
 use axum::http::{HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
 use utoipa::{IntoParams, IntoResponses, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -44,17 +43,36 @@ pub(crate) fn description() -> utoipa::openapi::OpenApi {
     description
 }
 
-/// `/api/openapi.json` and `/api/docs`.
+/// The page itself is ours, so that it comes without a redirect and uncompressed; what it loads is Swagger UI's, which the
+/// binary holds compressed and sends so, as every browser takes it.
+const PAGE: &str = r#"<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8" />
+    <meta name="viewport" content="width=device-width, initial-scale=1" />
+    <title>Reelraft API</title>
+    <link rel="stylesheet" href="/api/docs/ui/swagger-ui.css" />
+    <link rel="icon" type="image/png" href="/api/docs/ui/favicon-32x32.png" />
+  </head>
+  <body>
+    <div id="swagger-ui"></div>
+    <noscript>This page needs JavaScript. The description it shows is <a href="/api/openapi.json">here</a>.</noscript>
+    <script src="/api/docs/ui/swagger-ui-bundle.js"></script>
+    <script src="/api/docs/ui/swagger-ui-standalone-preset.js"></script>
+    <script src="/api/docs/ui/swagger-initializer.js"></script>
+  </body>
+</html>
+"#;
+
+/// `/api/openapi.json`, `/api/docs`, and what the latter loads.
 pub(crate) fn pages(description: utoipa::openapi::OpenApi) -> Router<Shared> {
     let config = Config::new([DESCRIPTION_PATH]).try_it_out_enabled(true);
-    let pages = SwaggerUi::new("/api/docs").url(DESCRIPTION_PATH, description).config(config);
-    Router::from(pages).layer(axum::middleware::from_fn(policy))
+    let files = SwaggerUi::new("/api/docs/ui").url(DESCRIPTION_PATH, description).config(config);
+    Router::from(files).route("/api/docs", get(page))
 }
 
-async fn policy(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
-    response
+async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
 }
 
 /// Headers that every read takes.
@@ -71,7 +89,7 @@ pub(crate) struct ReadHeaders {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents what errors look like")]
 pub(crate) enum ReadProblems {
-    /// Not what is asked for cannot be understood
+    /// What is asked for cannot be understood
     #[response(status = BAD_REQUEST, content_type = "application/problem+json")]
     BadRequest(api::Problem),
     /// Cannot be had now; try again after `Retry-After` seconds

@@ -56,6 +56,12 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
         let bytes = tokio::time::timeout(JSON_TIME_MAX, body)
             .await
             .map_err(|_| ApiError::BodyTimeout)??;
+        // serde would take an array for a structure.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(ApiError::InvalidFields(
+                "The body is a JSON object, not an array.".to_owned(),
+            ));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => ApiError::InvalidFields(error.to_string()),
             serde_json::error::Category::Io

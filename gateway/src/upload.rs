@@ -197,21 +197,23 @@ async fn run(gateway: &Shared, upload: Upload, body: Body, answer: Answer) {
 
 /// What to do about the video of an upload that ended early.
 fn cleanup(id: VideoId, error: &ApiError) -> Option<Action> {
-    match error {
-        // Not there any more.
-        ApiError::UploadDeleted => None,
-        // Nobody could do anything with what is there, and the answer says all.
-        ApiError::UploadTooLarge { .. }
-        | ApiError::InvalidRequest(_)
-        | ApiError::InvalidFields(_) => Some(Action::DeleteVideo { id, if_version: None }),
-        other => Some(Action::FailVideo {
-            id,
-            error: VideoError {
-                code: "upload_interrupted".to_owned(),
-                detail: format!("The upload did not reach its end. {other}"),
-            },
-        }),
+    // Not there any more.
+    if matches!(error, ApiError::UploadDeleted) {
+        return None;
     }
+    // Nobody could do anything with what is there, and the answer says all.
+    let useless = matches!(
+        error,
+        ApiError::UploadTooLarge { .. } | ApiError::InvalidRequest(_) | ApiError::InvalidFields(_)
+    );
+    if useless {
+        return Some(Action::DeleteVideo { id, if_version: None });
+    }
+    let error = VideoError {
+        code: "upload_interrupted".to_owned(),
+        detail: format!("The upload did not reach its end. {error}"),
+    };
+    Some(Action::FailVideo { id, error })
 }
 
 /// The body is the file.

@@ -9,6 +9,7 @@ use axum::http::HeaderValue;
 use bytes::Bytes;
 use cluster::command::BlockRef;
 use cluster::ids::VideoId;
+use cluster::plan::NAME_BYTES_MAX;
 use moka::sync::Cache;
 
 /// How long an address that was resolved stays resolved.
@@ -22,9 +23,6 @@ const DOCUMENT_LIFE: Duration = Duration::from_millis(500);
 
 /// Bytes of rendered playlists that are remembered.
 const DOCUMENTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// Longest name of a rendition that can be asked for, in bytes.
-const NAME_BYTES_MAX: usize = 31;
 
 /// The name of a rendition, within its key instead of on the heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,7 +151,7 @@ mod tests {
     fn names_differ_when_their_texts_do() {
         assert_eq!(Name::new("720p"), Name::new("720p"));
         assert_ne!(Name::new("720p"), Name::new("720p\0"));
-        assert!(Name::new(&"x".repeat(31)).is_some());
-        assert!(Name::new(&"x".repeat(32)).is_none());
+        assert!(Name::new(&"x".repeat(NAME_BYTES_MAX)).is_some());
+        assert!(Name::new(&"x".repeat(NAME_BYTES_MAX + 1)).is_none());
     }
 }

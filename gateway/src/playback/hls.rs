@@ -124,7 +124,7 @@ fn sort_for_players(variants: &mut [&ListedRendition]) {
     let quick = |rendition: &&ListedRendition| {
         rendition.width.min(rendition.height) <= FIRST_SHORT_SIDE_MAX
     };
-    if let Some(first) = variants.iter().rposition(|rendition| quick(rendition)) {
+    if let Some(first) = variants.iter().rposition(quick) {
         variants[..=first].rotate_right(1);
     }
 }

@@ -68,12 +68,7 @@ pub(crate) async fn receive(
         SizeLimit::new().whole_stream(whole).for_field("file", whole).per_field(TEXT_BYTES_MAX),
     );
     let form = Multipart::with_constraints(body.by_ref(), boundary, constraints);
-    let idle = gateway.settings.upload_idle;
-    let result =
-        fields(gateway, id, metadata, form, idle, begun).await.map_err(|error| match error {
-            ApiError::BodyTooLarge { .. } => ApiError::UploadTooLarge { limit },
-            other => other,
-        });
+    let result = fields(gateway, id, metadata, form, begun).await;
     linger(gateway, body);
     result
 }
@@ -83,14 +78,16 @@ async fn fields(
     id: VideoId,
     mut metadata: Metadata,
     mut form: Multipart<'_>,
-    idle: std::time::Duration,
     begun: &mut bool,
 ) -> Result<u64, ApiError> {
+    let idle = gateway.settings.upload_idle;
+    let limit = gateway.settings.upload_bytes_max;
     let mut later = Later::default();
     let mut has_file = false;
     for _ in 0..FIELDS_MAX {
         let next = tokio::time::timeout(idle, form.next_field());
-        let field = next.await.map_err(|_| too_slow())?.map_err(|error| form_error(&error))?;
+        let field =
+            next.await.map_err(|_| too_slow())?.map_err(|error| form_error(&error, limit))?;
         let Some(field) = field else {
             if !has_file {
                 return Err(ApiError::InvalidRequest("The form has no field `file`.".to_owned()));
@@ -109,12 +106,13 @@ async fn fields(
                 metadata.filename = field.file_name().and_then(metadata::filename);
             }
             gateway.begin(id, std::mem::take(&mut metadata), begun).await?;
-            let chunks = field.map(|chunk| chunk.map_err(|error| form_error(&error)));
+            let chunks = field.map(|chunk| chunk.map_err(|error| form_error(&error, limit)));
             if ingest::ingest(gateway, id, chunks).await?.is_ended() {
                 return Ok(gateway.applied_index());
             }
         } else {
-            let text = tokio::time::timeout(idle, text(field)).await.map_err(|_| too_slow())??;
+            let text =
+                tokio::time::timeout(idle, text(field, limit)).await.map_err(|_| too_slow())??;
             later.take(&name, text, if has_file { None } else { Some(&mut metadata) })?;
         }
     }
@@ -125,8 +123,8 @@ fn too_slow() -> ApiError {
     ApiError::UploadTooSlow("a field of the form did not arrive in time.".to_owned())
 }
 
-async fn text(field: Field<'_>) -> Result<String, ApiError> {
-    field.text().await.map_err(|error| form_error(&error))
+async fn text(field: Field<'_>, limit: u64) -> Result<String, ApiError> {
+    field.text().await.map_err(|error| form_error(&error, limit))
 }
 
 /// What came after the file.
@@ -182,17 +180,28 @@ fn visibility(text: &str) -> Result<Visibility, ApiError> {
     }
 }
 
-fn form_error(error: &multer::Error) -> ApiError {
-    match error {
-        multer::Error::StreamSizeExceeded { .. } => ApiError::BodyTooLarge { limit: 0 },
-        multer::Error::FieldSizeExceeded { .. } => ApiError::InvalidFields(format!(
+fn form_error(error: &multer::Error, limit: u64) -> ApiError {
+    use multer::Error;
+
+    if matches!(error, Error::StreamSizeExceeded { .. }) {
+        return ApiError::UploadTooLarge { limit };
+    }
+    if matches!(error, Error::FieldSizeExceeded { .. }) {
+        return ApiError::InvalidFields(format!(
             "A field of the form has more than {TEXT_BYTES_MAX} bytes."
-        )),
-        multer::Error::StreamReadFailed(_)
-        | multer::Error::IncompleteStream
-        | multer::Error::IncompleteFieldData { .. }
-        | multer::Error::IncompleteHeaders => ApiError::UploadInterrupted,
-        _ => ApiError::InvalidRequest("The form is malformed.".to_owned()),
+        ));
+    }
+    let broken_off = matches!(
+        error,
+        Error::StreamReadFailed(_)
+            | Error::IncompleteStream
+            | Error::IncompleteFieldData { .. }
+            | Error::IncompleteHeaders
+    );
+    if broken_off {
+        ApiError::UploadInterrupted
+    } else {
+        ApiError::InvalidRequest("The form is malformed.".to_owned())
     }
 }
 

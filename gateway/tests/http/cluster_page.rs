@@ -1,0 +1,67 @@
+//! How the node and the cluster are.
+
+use axum::http::StatusCode;
+use gateway::api::{Cluster, NodeStatus, Readiness};
+
+use crate::site::Site;
+
+#[tokio::test]
+async fn a_node_is_alive_and_ready_or_says_why_not() {
+    let site = Site::new();
+    site.get("/healthz").await.expect(StatusCode::OK);
+    let ready: Readiness = site.get("/readyz").await.expect(StatusCode::OK).json();
+    assert_eq!(ready, Readiness { ready: true, reasons: vec![] });
+    site.memory.not_ready.lock().unwrap().push("no leader".to_owned());
+    let not: Readiness = site.get("/readyz").await.expect(StatusCode::SERVICE_UNAVAILABLE).json();
+    assert_eq!(not, Readiness { ready: false, reasons: vec!["no leader".to_owned()] });
+    site.get("/healthz").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let answer = Site::new().get("/metrics").await.expect(StatusCode::OK);
+    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(answer.text().contains("up 1"));
+}
+
+#[tokio::test]
+async fn the_cluster_has_all_fields_of_the_contract() {
+    let site = Site::new();
+    site.video().await;
+    let answer = site.get("/api/v1/cluster").await.expect(StatusCode::OK);
+    let json: serde_json::Value = answer.json();
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "cluster_id": "09".repeat(16),
+            "self": 7,
+            "leader": 7,
+            "term": 3,
+            "voters": [7],
+            "layout_epoch": 1,
+            "under_replicated_blocks": 2,
+            "nodes": [{
+                "id": 7, "name": "seven", "zone": "a", "roles": ["store", "gateway", "transcoder"], "status": "up",
+                "voter": true, "http_url": "http://127.0.0.1:8080", "rpc_addr": "127.0.0.1:9080", "version": "0.1.0",
+                "applied_index": site.memory.index(), "blocks": 4, "bytes": 5, "capacity_bytes": 1u64 << 30,
+                "last_seen_seconds": 1.5,
+            }],
+            "repair": {"queued_blocks": 6, "bytes_per_second": 0, "eta_seconds": null, "waiting_for": null},
+            "jobs": {"queued": 1, "running": 0},
+        })
+    );
+    assert_eq!(answer.json::<Cluster>().nodes[0].status, NodeStatus::Up);
+}
+
+#[tokio::test]
+async fn the_site_says_what_it_takes() {
+    let json: serde_json::Value =
+        Site::new().get("/api/v1/site").await.expect(StatusCode::OK).json();
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "name": "Reelraft", "version": env!("CARGO_PKG_VERSION"),
+            "max_upload_bytes": 8 << 20, "anonymous_upload": true,
+        })
+    );
+}
