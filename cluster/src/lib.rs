@@ -11,7 +11,7 @@
 //!   `cluster/clippy.toml` are the proof.
 //! - `apply` accepts every command that can be decoded. A refusal is a [`Reply`](command::Reply), equal on all nodes. The only
 //!   error it returns is that the view underneath could not be read, which stops the node rather than let it diverge.
-//! - Only ordered maps are iterated in code that decides.
+//! - Only ordered maps are iterated in code that decides, and numbers are whole.
 //! - The log never names bytes that are not yet durable on enough holders: whoever proposes a command that names blocks has
 //!   put them first.
 //! - A block's bytes never change; a block is named by the BLAKE3 hash of its bytes.
@@ -23,6 +23,15 @@
 //! file as a list of blocks), **plan** (how a source becomes renditions), **rendition** (one rung of the ladder, or the
 //! audio), **segment**, **piece** (a run of segments that is encoded as one job), **job**, **lease**, **frontier** (how much
 //! of a video can be played now).
+//!
+//! # Where to read on
+//!
+//! [`command`] is what can be asked for, [`apply`] what it does, [`tables`] what it does it to. [`catalog`] answers questions,
+//! [`playback`] says what a player may see, [`placement`] where blocks belong, [`duties`] what a node should hold.
+//! [`invariants`] is what is always true.
+
+// Floats round differently from machine to machine.
+#![deny(clippy::float_arithmetic)]
 
 pub mod apply;
 pub mod catalog;
