@@ -164,8 +164,17 @@ export function sendHeartbeat(id: string, heartbeat: Heartbeat): Promise<void> {
 
 /** The last words of a page that is going away: no answer can be waited for. */
 export function sendLastHeartbeat(id: string, heartbeat: Heartbeat): void {
-  const body = new Blob([JSON.stringify(heartbeat)], { type: 'application/json' });
-  navigator.sendBeacon(`${pool.current}${video(id)}/heartbeat`, body);
+  const url = `${pool.current}${video(id)}/heartbeat`;
+  const type = 'application/json';
+  const body = JSON.stringify(heartbeat);
+  if (pool.current === pool.home) {
+    navigator.sendBeacon(url, new Blob([body], { type }));
+  } else {
+    // Beacons carry credentials, which an answer open to every origin may not be given to.
+    fetch(url, { method: 'POST', body, headers: { 'Content-Type': type }, keepalive: true }).catch(
+      () => undefined,
+    );
+  }
 }
 
 export interface VideoStream {

@@ -57,8 +57,10 @@ async function refresh(): Promise<void> {
 
 function schedule(): void {
   clearTimeout(timer);
-  if (onlookers.size === 0 || document.hidden) return;
-  const intervalMs = Math.min(...[...onlookers].flat());
+  if (onlookers.size === 0) return;
+  const wanted = Math.min(...[...onlookers].flat());
+  // A video may go on playing in a hidden tab, so what is known must not grow old there either.
+  const intervalMs = document.hidden ? Math.max(wanted, BACKGROUND_MS) : wanted;
   timer = setTimeout(() => void refresh(), intervalMs);
 }
 
@@ -73,7 +75,8 @@ export function watchCluster(intervalMs = BACKGROUND_MS): () => void {
   };
 }
 
-document.addEventListener('visibilitychange', () => {
-  if (document.hidden) clearTimeout(timer);
-  else if (onlookers.size > 0) void refresh();
-});
+function refreshNow(): void {
+  if (!document.hidden && onlookers.size > 0) void refresh();
+}
+document.addEventListener('visibilitychange', refreshNow);
+addEventListener('online', refreshNow);

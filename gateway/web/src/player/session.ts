@@ -33,6 +33,7 @@ const MEDIA_RECOVERIES_MAX = 2;
 const MEDIA_FORGIVE_MS = 20_000;
 /** When the ladder has grown, the part of the buffer beyond this many seconds is loaded again in the better quality. */
 const KEEP_ON_UPGRADE_SECONDS = 6;
+const FLUSH_PATIENCE_MS = 1_000;
 /** Preparing the better ladder in the background is given up after this; the next visit has it anyway. */
 const UPGRADE_PATIENCE_MS = 20_000;
 
@@ -260,7 +261,10 @@ export class PlaybackSession {
   #takeOver(current: Hls, next: Hls): void {
     const media = this.#media;
     const flushFrom = media.currentTime + KEEP_ON_UPGRADE_SECONDS;
+    let handedOver = false;
     const handOver = () => {
+      if (handedOver || this.#next !== next) return;
+      handedOver = true;
       const source = current.transferMedia();
       this.#next = null;
       this.#upgraded = true;
@@ -271,6 +275,8 @@ export class PlaybackSession {
       this.#events.onLevels(next.levels);
     };
     current.once(Hls.Events.BUFFER_FLUSHED, handOver);
+    // Nothing to flush (paused near the end) means no event.
+    setTimeout(handOver, FLUSH_PATIENCE_MS);
     current.trigger(Hls.Events.BUFFER_FLUSHING, {
       startOffset: flushFrom,
       endOffset: Infinity,
