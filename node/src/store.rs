@@ -1,0 +1,146 @@
+//! Blocks on this node's disk.
+//!
+//! A block is immutable and named by the BLAKE3 hash of its bytes, so a store can prove by itself whether a copy is right.
+//! It does so each time: bytes are hashed when they come in and each time they go out, on threads of their own, because a
+//! disk, a cable or a neighbour may have changed them in between.
+//!
+//! # What a store promises
+//!
+//! - When [`BlockStore::put`] returns, the block survives `kill -9` and a power cut.
+//! - [`BlockStore::get`] returns the right bytes or an error, never wrong bytes.
+//! - A copy that proves damaged is *quarantined*: it counts as not there, is not listed and never served, until good bytes are
+//!   put in its place or [`BlockStore::verify`] finds that the copy is good after all. Its bytes stay on disk until then,
+//!   for the case that no better copy exists anywhere.
+//! - After an error that leaves open what is on disk (a failed fsync above all), the store takes no more writes until the
+//!   process starts again: asking the kernel a second time may report success for bytes that it has dropped. Reads go on.
+//!
+//! What a store does not know: who else has a block, and whether anybody needs it.
+
+mod committer;
+mod meta;
+mod pool;
+mod quarantine;
+mod rocks;
+mod unavailable;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::ids::BlockHash;
+
+pub(crate) use pool::Pool;
+pub use rocks::{OpenError, RocksBlockStore, RocksOptions};
+pub use unavailable::UnavailableStore;
+
+/// The longest block, in bytes. One block is in memory as a whole wherever it passes through, so this bounds the memory of
+/// a transfer; the longest segment that the ladder can make (4 s at 2160p, with room to spare) stays well below.
+pub const BLOCK_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A block that is on this node, good as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredBlock {
+    pub hash: BlockHash,
+    /// Bytes.
+    pub len: u32,
+    /// The log index that the last to put it had applied.
+    pub put_index: u64,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Blocks without those in quarantine.
+    pub blocks: u64,
+    /// Bytes in these.
+    pub bytes: u64,
+    /// Blocks in quarantine.
+    pub quarantined: u64,
+}
+
+/// Whether a store takes new blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreCondition {
+    /// It does.
+    Writable,
+    /// It serves what it has until the process starts again.
+    ReadOnly { reason: String },
+    /// It could not even be opened.
+    Unavailable { reason: String },
+}
+
+/// Why a store could not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("block {0} is not on this node")]
+    NotFound(BlockHash),
+    /// It is in quarantine from now on.
+    #[error("this node's copy of block {0} is damaged")]
+    Damaged(BlockHash),
+    /// The bytes brought are not those of the name they came under.
+    #[error("the bytes brought as block {expected} are those of {actual}")]
+    HashMismatch { expected: BlockHash, actual: BlockHash },
+    #[error("a block has 1 to {BLOCK_BYTES_MAX} bytes, not {0}")]
+    BadLength(usize),
+    #[error("the disk is full: {free_bytes} bytes are free")]
+    Full { free_bytes: u64 },
+    #[error("the block store takes no writes until the node starts again: {reason}")]
+    ReadOnly { reason: String },
+    #[error("the block store cannot be used: {reason}")]
+    Unavailable { reason: String },
+}
+
+/// Blocks by hash. All of it may be called from async code: what blocks runs on threads of its own.
+///
+/// A call whose future is dropped may still take effect.
+#[async_trait]
+pub trait BlockStore: Send + Sync + 'static {
+    /// Stores a block and returns when it is durable. Storing what is there already is cheap: it makes sure that the copy is
+    /// good and raises its `put_index`, which orders this put and a later collection of the same block.
+    ///
+    /// # Errors
+    /// [`StoreError::HashMismatch`] and [`StoreError::BadLength`] for what is no block; [`StoreError::Full`],
+    /// [`StoreError::ReadOnly`] and [`StoreError::Unavailable`] when this store cannot.
+    async fn put(&self, hash: BlockHash, bytes: Bytes, put_index: u64) -> Result<(), StoreError>;
+
+    /// The bytes of a block, verified.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Damaged`] when the copy proves bad or is known to be.
+    async fn get(&self, hash: BlockHash) -> Result<Bytes, StoreError>;
+
+    /// Which of these are here and not in quarantine, in the same order. Looks at names, not at bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn has(&self, hashes: Vec<BlockHash>) -> Result<Vec<bool>, StoreError>;
+
+    /// Reads the copy from disk and settles its state: into quarantine when it is bad, out of it when it is good after all.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::get`].
+    async fn verify(&self, hash: BlockHash) -> Result<(), StoreError>;
+
+    /// Forgets a block. No harm if it is not there. Durable a little later: one that comes back after a crash is garbage
+    /// that will be collected again.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] and [`StoreError::Unavailable`].
+    async fn delete(&self, hash: BlockHash) -> Result<(), StoreError>;
+
+    /// Up to `limit` blocks in the order of their hashes, `from` (inclusive) to `to` (inclusive). A placement group is such
+    /// a range.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn list(
+        &self,
+        from: BlockHash,
+        to: BlockHash,
+        limit: usize,
+    ) -> Result<Vec<StoredBlock>, StoreError>;
+
+    /// How much there is. Costs nothing.
+    fn stats(&self) -> StoreStats;
+
+    /// Whether it takes new blocks.
+    fn condition(&self) -> StoreCondition;
+}

@@ -1,0 +1,285 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::store::BLOCK_BYTES_MAX;
+
+const FIRST: BlockHash = BlockHash([0; 32]);
+const LAST: BlockHash = BlockHash([255; 32]);
+
+fn open(path: &Path) -> RocksBlockStore {
+    RocksBlockStore::open(path, &RocksOptions::default()).unwrap()
+}
+
+/// Bytes that do not repeat, different for each seed.
+fn block(seed: u64, len: usize) -> (BlockHash, Bytes) {
+    let mut bytes = vec![0; len];
+    let mut reader = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+    reader.fill(&mut bytes);
+    (BlockHash::of(&bytes), bytes.into())
+}
+
+fn stats(blocks: u64, bytes: u64, quarantined: u64) -> StoreStats {
+    StoreStats { blocks, bytes, quarantined }
+}
+
+/// Everything on disk in its final files, and nobody at work there: opening moves what is in the log into them.
+fn close_flushed(store: RocksBlockStore, path: &Path) {
+    drop(store);
+    drop(open(path));
+}
+
+/// Changes one bit of `bytes` wherever a file with this extension holds them.
+fn flip_bit(path: &Path, extension: &str, bytes: &[u8]) -> usize {
+    let mut flipped = 0;
+    for entry in fs::read_dir(path).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|found| found == extension) {
+            let mut content = fs::read(&file).unwrap();
+            let needle = &bytes[..64];
+            if let Some(at) = content.windows(needle.len()).position(|window| window == needle) {
+                content[at + 20] ^= 0x10;
+                fs::write(&file, content).unwrap();
+                flipped += 1;
+            }
+        }
+    }
+    flipped
+}
+
+#[tokio::test]
+async fn what_was_put_is_there_also_after_opening_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.stats(), stats(0, 0, 0));
+    // Beside its name and in a blob file.
+    let (short, long) = (block(1, 900), block(2, 1_500_000));
+    store.put(short.0, short.1.clone(), 7).await.unwrap();
+    store.put(long.0, long.1.clone(), 8).await.unwrap();
+    assert_eq!(store.stats(), stats(2, 1_500_900, 0));
+    assert_eq!(store.get(short.0).await.unwrap(), short.1);
+    let kept = store.get(long.0).await.unwrap();
+
+    let (absent, _) = block(3, 10);
+    assert_eq!(store.get(absent).await, Err(StoreError::NotFound(absent)));
+    assert_eq!(store.has(vec![absent, long.0, short.0]).await.unwrap(), [false, true, true]);
+    drop(store);
+    assert_eq!(kept, long.1, "a block read stays readable after the store's last handle is gone");
+    drop(kept);
+
+    let store = open(dir.path());
+    assert_eq!(store.stats(), stats(2, 1_500_900, 0));
+    assert_eq!(store.get(long.0).await.unwrap(), long.1);
+    assert_eq!(store.get(short.0).await.unwrap(), short.1);
+    assert_eq!(store.condition(), StoreCondition::Writable);
+}
+
+#[tokio::test]
+async fn putting_again_counts_once_and_never_lowers_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (hash, bytes) = block(1, 50_000);
+    for put_index in [5, 9, 6] {
+        store.put(hash, bytes.clone(), put_index).await.unwrap();
+    }
+    assert_eq!(store.stats(), stats(1, 50_000, 0));
+    let listed = store.list(FIRST, LAST, 10).await.unwrap();
+    assert_eq!(listed, [StoredBlock { hash, len: 50_000, put_index: 9 }]);
+}
+
+#[tokio::test]
+async fn what_is_no_block_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (expected, _) = block(1, 100);
+    let (actual, bytes) = block(2, 100);
+    assert_eq!(
+        store.put(expected, bytes, 1).await,
+        Err(StoreError::HashMismatch { expected, actual })
+    );
+    assert_eq!(store.put(BlockHash::of(b""), Bytes::new(), 1).await, Err(StoreError::BadLength(0)));
+    let (hash, bytes) = block(3, BLOCK_BYTES_MAX + 1);
+    assert_eq!(store.put(hash, bytes, 1).await, Err(StoreError::BadLength(BLOCK_BYTES_MAX + 1)));
+    assert_eq!(store.stats(), stats(0, 0, 0));
+    let (hash, bytes) = block(4, BLOCK_BYTES_MAX);
+    store.put(hash, bytes.clone(), 1).await.unwrap();
+    assert_eq!(store.get(hash).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn lists_are_in_the_order_of_the_hashes_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut hashes = Vec::new();
+    for seed in 0..40 {
+        let (hash, bytes) = block(seed, 100);
+        store.put(hash, bytes, 1).await.unwrap();
+        hashes.push(hash);
+    }
+    hashes.sort_unstable();
+    let listed = |from, to, limit| {
+        let store = store.clone();
+        async move {
+            let blocks = store.list(from, to, limit).await.unwrap();
+            blocks.into_iter().map(|block| block.hash).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(listed(FIRST, LAST, 100).await, hashes);
+    assert_eq!(listed(FIRST, LAST, 7).await, hashes[..7]);
+    assert_eq!(listed(FIRST, LAST, 0).await, []);
+    assert_eq!(listed(hashes[3], hashes[9], 100).await, hashes[3..=9]);
+}
+
+#[tokio::test]
+async fn deleting_is_final_and_harmless_when_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (hash, bytes) = block(1, 70_000);
+    store.put(hash, bytes.clone(), 1).await.unwrap();
+    for _ in 0..2 {
+        store.delete(hash).await.unwrap();
+        assert_eq!(store.get(hash).await, Err(StoreError::NotFound(hash)));
+        assert_eq!(store.stats(), stats(0, 0, 0));
+    }
+    store.put(hash, bytes.clone(), 2).await.unwrap();
+    assert_eq!(store.get(hash).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_never_served_and_good_bytes_heal_it() {
+    for len in [700, 400_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (hash, bytes) = block(1, len);
+        let other = block(2, len);
+        store.put(hash, bytes.clone(), 1).await.unwrap();
+        store.put(other.0, other.1.clone(), 1).await.unwrap();
+        close_flushed(store, dir.path());
+        let extension = if len > 100_000 { "blob" } else { "sst" };
+        assert_eq!(flip_bit(dir.path(), extension, &bytes), 1);
+
+        let store = open(dir.path());
+        assert_eq!(store.stats(), stats(2, 2 * len as u64, 0), "nobody has looked yet");
+        for _ in 0..2 {
+            assert_eq!(store.get(hash).await, Err(StoreError::Damaged(hash)));
+        }
+        assert_eq!(store.verify(hash).await, Err(StoreError::Damaged(hash)));
+        assert_eq!(store.has(vec![hash]).await.unwrap(), [false]);
+        if len > 100_000 {
+            assert_eq!(store.get(other.0).await.unwrap(), other.1, "its neighbour is unharmed");
+            assert_eq!(store.list(FIRST, LAST, 9).await.unwrap().len(), 1);
+            assert_eq!(store.stats(), stats(1, len as u64, 1));
+        }
+        drop(store);
+
+        let store = open(dir.path());
+        assert_eq!(store.get(hash).await, Err(StoreError::Damaged(hash)), "it is remembered");
+        store.put(hash, bytes.clone(), 2).await.unwrap();
+        store.put(other.0, other.1.clone(), 2).await.unwrap();
+        assert_eq!(store.get(hash).await.unwrap(), bytes);
+        assert_eq!(store.stats(), stats(2, 2 * len as u64, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_copy_is_replaced_by_a_put_that_finds_it_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (hash, bytes) = block(1, 400_000);
+    store.put(hash, bytes.clone(), 1).await.unwrap();
+    close_flushed(store, dir.path());
+    assert_eq!(flip_bit(dir.path(), "blob", &bytes), 1);
+    let store = open(dir.path());
+    store.put(hash, bytes.clone(), 1).await.unwrap();
+    assert_eq!(store.get(hash).await.unwrap(), bytes);
+    assert_eq!(store.stats(), stats(1, 400_000, 0));
+}
+
+#[tokio::test]
+async fn a_copy_that_is_good_after_all_leaves_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (hash, bytes) = block(1, 400_000);
+    store.put(hash, bytes.clone(), 1).await.unwrap();
+    close_flushed(store, dir.path());
+    flip_bit(dir.path(), "blob", &bytes);
+    let store = open(dir.path());
+    assert_eq!(store.get(hash).await, Err(StoreError::Damaged(hash)));
+    drop(store);
+
+    let mut damaged = bytes.to_vec();
+    damaged[20] ^= 0x10;
+    assert_eq!(flip_bit(dir.path(), "blob", &damaged), 1, "the bit is as it was");
+    let store = open(dir.path());
+    assert_eq!(store.get(hash).await, Err(StoreError::Damaged(hash)));
+    store.verify(hash).await.unwrap();
+    assert_eq!(store.get(hash).await.unwrap(), bytes);
+    assert_eq!(store.stats(), stats(1, 400_000, 0));
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_blocks_and_goes_on_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hash, bytes) = block(1, 50_000);
+    open(dir.path()).put(hash, bytes.clone(), 1).await.unwrap();
+    let options = RocksOptions { free_bytes_min: u64::MAX, ..RocksOptions::default() };
+    let store = RocksBlockStore::open(dir.path(), &options).unwrap();
+    let (other, other_bytes) = block(2, 50_000);
+    let refused = store.put(other, other_bytes, 1).await;
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+    assert_eq!(store.get(hash).await.unwrap(), bytes);
+    store.put(hash, bytes, 2).await.unwrap();
+    store.delete(hash).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_failed_fsync_the_block_is_not_there_and_reads_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let (durable, durable_bytes) = block(1, 50_000);
+    store.put(durable, durable_bytes.clone(), 1).await.unwrap();
+    store.committer = Arc::new(Committer::start(|| Err("Input/output error".into())).unwrap());
+
+    let (hash, bytes) = block(2, 50_000);
+    let read_only = Err(StoreError::ReadOnly { reason: "Input/output error".into() });
+    assert_eq!(store.put(hash, bytes.clone(), 1).await, read_only);
+    assert_eq!(store.put(hash, bytes.clone(), 1).await, read_only);
+    assert_eq!(store.delete(durable).await, read_only);
+    assert!(matches!(store.condition(), StoreCondition::ReadOnly { .. }));
+    assert_eq!(store.has(vec![durable, hash]).await.unwrap(), [true, false]);
+    assert_eq!(
+        store.verify(hash).await,
+        Err(StoreError::Damaged(hash)),
+        "the cache proves nothing"
+    );
+    assert_eq!(store.get(durable).await.unwrap(), durable_bytes);
+    assert_eq!(store.stats().blocks, 1);
+}
+
+#[tokio::test]
+async fn files_that_make_no_sense_are_an_error_that_names_them() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("CURRENT"), "MANIFEST-000000\n").unwrap();
+    let error = RocksBlockStore::open(dir.path(), &RocksOptions::default()).unwrap_err();
+    assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_are_all_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut putting = tokio::task::JoinSet::new();
+    for task in 0..16u64 {
+        let store = store.clone();
+        putting.spawn(async move {
+            for at in 0..10 {
+                // Each block comes from two tasks.
+                let (hash, bytes) = block((task / 2) * 10 + at, 20_000);
+                store.put(hash, bytes, task).await.unwrap();
+            }
+        });
+    }
+    putting.join_all().await;
+    assert_eq!(store.stats(), stats(80, 80 * 20_000, 0));
+    assert_eq!(store.list(FIRST, LAST, 1000).await.unwrap().len(), 80);
+}
