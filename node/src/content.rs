@@ -1,0 +1,268 @@
+//! Blocks of the whole cluster, from the point of view of one node.
+//!
+//! [`Content::put`] makes a block durable on enough of its holders, [`Content::get`] finds it again wherever it is, and
+//! [`Content::run`] is the loop that gives this node the copies that it should hold. The layout in the catalog says who the
+//! holders are; this module never asks another node about that, because every node has the whole catalog.
+//!
+//! # Invariants
+//!
+//! - `put` returns only after as many holders as [`cluster::duties::copies_acknowledged`] says have answered that the block
+//!   is durable there. Only then may a command name the block.
+//! - Bytes that leave `get` have been hashed since they came from a disk or a connection.
+//! - A holder that did not get its copy is not forgotten: the loop of this node brings it, and if this node dies before
+//!   that, the holder's own loop finds that it is missing.
+//! - Memory is bounded by bytes, not by numbers: of puts, of copies that are still under way after their put was
+//!   acknowledged, of gets, and of the cache.
+
+mod get;
+mod latency;
+mod missing;
+mod owed;
+mod placement;
+mod put;
+mod rate;
+mod replicate;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster::duties::COPIES_ACKNOWLEDGED;
+use cluster::ids::{BlockHash, NodeId};
+use cluster::placement::{COPIES, GROUPS};
+use cluster::view::{View, ViewError};
+use moka::future::Cache;
+use tokio::sync::{Semaphore, watch};
+
+use crate::rpc::blocks::BlocksClient;
+use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
+pub use get::GetError;
+use latency::Latencies;
+use missing::Missing;
+use owed::Owed;
+use placement::Placement;
+pub use put::PutError;
+use rate::RateMeter;
+
+/// Bytes of blocks in puts that are not acknowledged yet. Who comes later waits, and an upload is held back by that.
+const PUT_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of blocks that are acknowledged and still on their way to their last holder. Beyond that the last copy is left to
+/// the loop, so that one slow node makes neither uploads slow nor memory full.
+const TRAILING_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of blocks that are being read for somebody at the same time.
+const GET_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that a cached block costs beside its own.
+const CACHE_ENTRY_BYTES: u32 = 256;
+
+/// Whether a node answers, as far as is known here. Asked often; must not block.
+pub type IsUp = dyn Fn(NodeId) -> bool + Send + Sync;
+
+/// What a node may set.
+#[derive(Clone, Debug)]
+pub struct ContentSettings {
+    /// Bytes of verified blocks kept in memory for the next viewer.
+    pub cache_bytes: u64,
+    /// Bytes per second that this node pulls and pushes at most to bring copies where they belong.
+    pub repair_bytes_per_second: u32,
+}
+
+impl Default for ContentSettings {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, repair_bytes_per_second: 64 << 20 }
+    }
+}
+
+/// What the content of a node is made of.
+pub struct ContentParts {
+    /// This node.
+    pub node: NodeId,
+    pub store: Arc<dyn BlockStore>,
+    pub client: BlocksClient,
+    /// The catalog as applied on this node.
+    pub catalog: Arc<dyn View + Send + Sync>,
+    /// The log index applied on this node.
+    pub applied: watch::Receiver<u64>,
+    pub is_up: Arc<IsUp>,
+    pub settings: ContentSettings,
+}
+
+/// How this node's share of the content is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentObservation {
+    /// Good blocks on this node's disk.
+    pub blocks: u64,
+    /// Bytes in these.
+    pub bytes: u64,
+    /// Blocks on this node's disk that proved damaged and have not been replaced yet.
+    pub quarantined_blocks: u64,
+    /// Blocks that this node should hold and does not, as of its last comparison. `None` before the first one has ended.
+    pub missing_blocks: Option<u64>,
+    /// Copies that this node is going to make: its own missing ones, and those it owes other nodes.
+    pub queued_blocks: u64,
+    /// What it has been making them at, lately.
+    pub repair_bytes_per_second: u64,
+    /// When the queue is empty at that rate.
+    pub repair_eta_seconds: Option<u64>,
+    /// Why the queue does not get shorter.
+    pub waiting_for: Option<String>,
+    pub condition: StoreCondition,
+}
+
+/// The content of the cluster. Cloning it is cheap and shares it.
+#[derive(Clone)]
+pub struct Content {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    store: Arc<dyn BlockStore>,
+    client: BlocksClient,
+    placement: Placement,
+    is_up: Arc<IsUp>,
+    settings: ContentSettings,
+    cache: Cache<BlockHash, Bytes>,
+    latencies: Latencies,
+    missing: Missing,
+    owed: Owed,
+    repaired: RateMeter,
+    hashing: Pool,
+    put_budget: Arc<Semaphore>,
+    trailing_budget: Arc<Semaphore>,
+    get_budget: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl Content {
+    /// Puts the parts together. Nothing runs until [`Content::run`] does.
+    #[must_use]
+    pub fn new(parts: ContentParts) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(parts.settings.cache_bytes)
+            .weigher(|_, bytes: &Bytes| {
+                u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(CACHE_ENTRY_BYTES)
+            })
+            .build();
+        Self {
+            inner: Arc::new(Inner {
+                node: parts.node,
+                store: parts.store,
+                client: parts.client,
+                placement: Placement::new(parts.catalog, parts.applied),
+                is_up: parts.is_up,
+                settings: parts.settings,
+                cache,
+                latencies: Latencies::default(),
+                missing: Missing::default(),
+                owed: Owed::default(),
+                repaired: RateMeter::default(),
+                hashing: Pool::for_processors(),
+                put_budget: Arc::new(Semaphore::new(PUT_BYTES_MAX)),
+                trailing_budget: Arc::new(Semaphore::new(TRAILING_BYTES_MAX)),
+                get_budget: Arc::new(Semaphore::new(GET_BYTES_MAX)),
+            }),
+        }
+    }
+
+    /// Whether a put could succeed now, whatever the block: every placement group has enough holders that answer, and as
+    /// far as this node is one of them, its store takes blocks.
+    ///
+    /// # Errors
+    /// What would stand in the way.
+    pub fn can_store(&self) -> Result<(), PutError> {
+        let inner = &self.inner;
+        let here = inner.placement.current()?;
+        let writable_here = inner.store.condition() == StoreCondition::Writable;
+        let usable: Vec<_> = here
+            .layout
+            .nodes()
+            .into_iter()
+            .filter(|node| if *node == inner.node { writable_here } else { (inner.is_up)(*node) })
+            .collect();
+        for group in 0..GROUPS {
+            let holders = here.layout.holders_of_group(group);
+            if holders.is_empty() {
+                return Err(PutError::NoLayout);
+            }
+            let durable = holders.iter().filter(|holder| usable.contains(holder)).count();
+            let required = holders.len().min(COPIES_ACKNOWLEDGED);
+            if durable < required {
+                let missing: Vec<_> = here
+                    .layout
+                    .nodes()
+                    .iter()
+                    .filter(|node| !usable.contains(node))
+                    .map(|node| format!("node {node} cannot be reached or takes no blocks"))
+                    .collect();
+                let reason = missing.join(", ");
+                return Err(PutError::TooFewCopies { durable, required, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many copies of each block the present layout asks for, when that is fewer than there should be: durability is
+    /// reduced because there are too few nodes.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn reduced_copies(&self) -> Result<Option<usize>, ViewError> {
+        let here = self.inner.placement.current()?;
+        let copies = here.layout.copies();
+        Ok((copies < COPIES).then_some(copies))
+    }
+
+    /// How this node's share is doing. Cheap.
+    #[must_use]
+    pub fn observe(&self) -> ContentObservation {
+        let inner = &self.inner;
+        let stats = inner.store.stats();
+        let missing = inner.missing.len();
+        let queued_blocks = missing + inner.owed.len();
+        let rate = inner.repaired.bytes_per_second();
+        let queued_bytes = inner.missing.bytes() + inner.owed.bytes();
+        ContentObservation {
+            blocks: stats.blocks,
+            bytes: stats.bytes,
+            quarantined_blocks: stats.quarantined,
+            missing_blocks: inner.missing.compared().then_some(missing),
+            queued_blocks,
+            repair_bytes_per_second: rate,
+            repair_eta_seconds: queued_bytes.checked_div(rate),
+            waiting_for: (queued_blocks > 0).then(|| inner.missing.waiting_for()).flatten(),
+            condition: inner.store.condition(),
+        }
+    }
+}
+
+impl Inner {
+    /// The name of `bytes`, computed where it holds up nobody.
+    async fn hash(&self, bytes: &Bytes) -> BlockHash {
+        /// Shorter ones take less time than handing them over.
+        const INLINE_BYTES_MAX: usize = 32 << 10;
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return BlockHash::of(bytes);
+        }
+        let bytes = bytes.clone();
+        self.hashing.run(move || BlockHash::of(&bytes)).await
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        node == self.node || (self.is_up)(node)
+    }
+}
+
+/// What a block costs in a budget of bytes.
+fn cost(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(BLOCK_BYTES_MAX)).expect("a block's longest length fits")
+}

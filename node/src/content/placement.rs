@@ -1,0 +1,61 @@
+//! The layout and the zones, decoded once for each change of the catalog.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cluster::catalog;
+use cluster::ids::NodeId;
+use cluster::placement::Layout;
+use cluster::view::{View, ViewError};
+use tokio::sync::watch;
+
+/// Who holds what, at one point of the log.
+#[derive(Debug)]
+pub(super) struct Whereabouts {
+    /// The index applied when it was read, or an earlier one.
+    pub(super) applied: u64,
+    pub(super) layout: Layout,
+    zones: BTreeMap<NodeId, String>,
+}
+
+impl Whereabouts {
+    /// Whether two nodes are known to share a zone.
+    pub(super) fn same_zone(&self, one: NodeId, other: NodeId) -> bool {
+        self.zones.get(&one).is_some_and(|zone| self.zones.get(&other) == Some(zone))
+    }
+}
+
+pub(super) struct Placement {
+    catalog: Arc<dyn View + Send + Sync>,
+    applied: watch::Receiver<u64>,
+    cached: RwLock<Option<Arc<Whereabouts>>>,
+}
+
+impl Placement {
+    pub(super) fn new(catalog: Arc<dyn View + Send + Sync>, applied: watch::Receiver<u64>) -> Self {
+        Self { catalog, applied, cached: RwLock::default() }
+    }
+
+    pub(super) fn catalog(&self) -> Arc<dyn View + Send + Sync> {
+        Arc::clone(&self.catalog)
+    }
+
+    pub(super) fn current(&self) -> Result<Arc<Whereabouts>, ViewError> {
+        // Taken before the tables are read: what is read may be newer, which only means that it is read again.
+        let applied = *self.applied.borrow();
+        {
+            let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = cached.as_ref().filter(|found| found.applied == applied) {
+                return Ok(Arc::clone(found));
+            }
+        }
+        let zones = catalog::nodes(&*self.catalog)?.into_iter().map(|row| (row.id, row.zone));
+        let found = Arc::new(Whereabouts {
+            applied,
+            layout: catalog::layout(&*self.catalog)?,
+            zones: zones.collect(),
+        });
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
+        Ok(found)
+    }
+}

@@ -1,0 +1,348 @@
+//! The loop that brings copies where they belong.
+//!
+//! Each node sees to its own copies: it compares what the catalog and the layout say that it should hold with the names in
+//! its store, and pulls what is missing from other holders. It does so at its start, every half a minute or so, and as soon
+//! as a read stumbles over a missing or damaged copy. So a node that was away, or got another disk, is whole again without
+//! anybody having to know that it was not. Beside that it brings other nodes the copies that it owes them.
+//!
+//! Everything here may stop at any point and be done again. Two nodes may bring the same copy at once, which costs a transfer
+//! and nothing else.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::command::BlockRef;
+use cluster::duties;
+use cluster::ids::{BlockHash, NodeId};
+use futures::StreamExt as _;
+use futures::stream;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::missing::MISSING_MAX;
+use super::{Content, Inner};
+use crate::rpc::blocks::HAS_MAX;
+use crate::store::{BLOCK_BYTES_MAX, Pool, StoreError};
+
+/// How long after a comparison the next one follows, if nothing else asks for one. Finds what no hint told.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A comparison may take this part of the time, however many blocks there are: it reads every row of the catalog's blocks.
+const COMPARE_SHARE: u32 = 20;
+
+/// Rows compared in one go, on a thread that may block. A page with its local names is some 100 KiB.
+const PAGE: usize = 1000;
+
+/// Copies made at the same time: enough to hide the way to another node, few enough to leave its disk to viewers.
+const PARALLEL: usize = 4;
+
+/// After a round in which some copies could not be made: the pause before the next one, at first and at most.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How often a node to which copies are owed is looked at while it does not answer.
+const OWED_POLL: Duration = Duration::from_secs(1);
+
+/// How long one copy may take on its way to another node, once its turn has come.
+const PUSH_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Content {
+    /// Runs until `stop`. Everything it does is bounded by the setting of bytes per second.
+    pub async fn run(&self, stop: CancellationToken) {
+        let loops = Loops {
+            inner: Arc::clone(&self.inner),
+            limiter: Arc::new(limiter(self.inner.settings.repair_bytes_per_second)),
+            comparing: Pool::new(1),
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = loops.pull_missing() => {}
+            () = loops.push_owed() => {}
+        }
+    }
+}
+
+/// A bucket that holds one second's worth, and at least one of the longest blocks.
+fn limiter(bytes_per_second: u32) -> DefaultDirectRateLimiter {
+    let rate = NonZeroU32::new(bytes_per_second).unwrap_or(NonZeroU32::MIN);
+    let longest = u32::try_from(BLOCK_BYTES_MAX).expect("it fits");
+    let burst = NonZeroU32::new(bytes_per_second.max(longest)).unwrap_or(NonZeroU32::MIN);
+    RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
+}
+
+struct Loops {
+    inner: Arc<Inner>,
+    limiter: Arc<DefaultDirectRateLimiter>,
+    comparing: Pool,
+}
+
+impl Loops {
+    async fn pull_missing(&self) {
+        let missing = &self.inner.missing;
+        let mut pause = RETRY_PAUSE_MIN;
+        let mut compare_at = Instant::now();
+        loop {
+            if Instant::now() >= compare_at {
+                let began = Instant::now();
+                match self.compare().await {
+                    Ok(()) if missing.len() > 0 => {
+                        tracing::info!(blocks = missing.len(), "copies are missing here");
+                    }
+                    Ok(()) => {}
+                    Err(reason) => {
+                        tracing::warn!(reason, "comparing the store with the catalog failed");
+                        missing.wait_for(Some(reason));
+                    }
+                }
+                let interval = COMPARE_INTERVAL.max(began.elapsed() * COMPARE_SHARE);
+                compare_at = Instant::now() + jittered(interval);
+            }
+            let failed = self.pull_round().await;
+            let overflowed = missing.overflowed();
+            if overflowed && !failed {
+                compare_at = Instant::now();
+                continue;
+            }
+            let wake_at = if failed {
+                let wake_at = Instant::now() + jittered(pause);
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                wake_at.min(compare_at)
+            } else {
+                pause = RETRY_PAUSE_MIN;
+                compare_at
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(wake_at) => {}
+                () = missing.hinted() => {}
+            }
+        }
+    }
+
+    /// Finds out what is missing here.
+    async fn compare(&self) -> Result<(), String> {
+        let inner = &self.inner;
+        let here = inner.placement.current().map_err(|error| error.to_string())?;
+        let mut found = BTreeMap::new();
+        let mut more = 0;
+        let mut from = Some(BlockHash([0; 32]));
+        while let Some(start) = from {
+            let (catalog, whereabouts, me) =
+                (inner.placement.catalog(), Arc::clone(&here), inner.node);
+            let page = self
+                .comparing
+                .run(move || duties::should_hold(&*catalog, &whereabouts.layout, me, start, PAGE))
+                .await
+                .map_err(|error| error.to_string())?;
+            from = page.next;
+            let mut wanted: BTreeMap<_, _> =
+                page.blocks.into_iter().map(|(hash, row)| (hash, row.len)).collect();
+            self.strike_off_stored(&mut wanted).await.map_err(|error| error.to_string())?;
+            for (hash, len) in wanted {
+                if found.len() < MISSING_MAX {
+                    found.insert(hash, len);
+                } else {
+                    more += 1;
+                }
+            }
+        }
+        inner.missing.replace(found, more);
+        metrics::gauge!("reelraft_content_missing_blocks").set(inner.missing.len() as f64);
+        Ok(())
+    }
+
+    /// Takes from `wanted` what is in the store.
+    async fn strike_off_stored(
+        &self,
+        wanted: &mut BTreeMap<BlockHash, u32>,
+    ) -> Result<(), StoreError> {
+        let (Some((&first, _)), Some((&last, _))) =
+            (wanted.first_key_value(), wanted.last_key_value())
+        else {
+            return Ok(());
+        };
+        let mut from = first;
+        loop {
+            // There may be more here than is wanted: garbage, and what belongs elsewhere by now.
+            let stored = self.inner.store.list(from, last, PAGE).await?;
+            for block in &stored {
+                wanted.remove(&block.hash);
+            }
+            match stored.last() {
+                Some(block) if stored.len() == PAGE && block.hash < last => {
+                    from = successor(block.hash);
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Tries to get each missing block once. Whether any could not be had.
+    async fn pull_round(&self) -> bool {
+        let missing = &self.inner.missing;
+        let mut after = None;
+        let queue = std::iter::from_fn(|| {
+            let block = missing.next(after)?;
+            after = Some(block.hash);
+            Some(block)
+        });
+        let outcomes = stream::iter(queue).map(|block| self.pull(block)).buffer_unordered(PARALLEL);
+        let mut outcomes = std::pin::pin!(outcomes);
+        let mut trouble = None;
+        while let Some(outcome) = outcomes.next().await {
+            if let Err(reason) = outcome {
+                trouble = Some(reason);
+            }
+            metrics::gauge!("reelraft_content_missing_blocks").set(missing.len() as f64);
+        }
+        let failed = trouble.is_some();
+        if failed || missing.len() == 0 {
+            missing.wait_for(trouble);
+        }
+        failed
+    }
+
+    async fn pull(&self, block: BlockRef) -> Result<(), String> {
+        let inner = &self.inner;
+        if matches!(inner.store.has(vec![block.hash]).await.as_deref(), Ok([true])) {
+            inner.missing.found(&block.hash);
+            return Ok(());
+        }
+        self.wait_for_turn(block).await;
+        let here = inner.placement.current().map_err(|error| error.to_string())?;
+        let pulled = match inner.read_from_others(block).await {
+            Ok(bytes) => {
+                inner.store.put(block.hash, bytes, here.applied).await.map_err(|e| e.to_string())
+            }
+            // Nobody has a good copy. The one in quarantine here may have been read badly only once.
+            Err(error) => inner.store.verify(block.hash).await.map_err(|_| error.to_string()),
+        };
+        match pulled {
+            Ok(()) => {
+                inner.missing.found(&block.hash);
+                self.made(block, "pulled");
+                Ok(())
+            }
+            Err(reason) => {
+                tracing::debug!(block = %block.hash, reason, "a missing copy could not be had");
+                metrics::counter!("reelraft_content_pulls_failed_total").increment(1);
+                Err(reason)
+            }
+        }
+    }
+
+    async fn push_owed(&self) {
+        let owed = &self.inner.owed;
+        loop {
+            let mut trouble = false;
+            for node in owed.creditors() {
+                if self.inner.is_up(node) {
+                    trouble |= self.push_to(node).await.is_err();
+                } else {
+                    trouble = true;
+                }
+            }
+            if trouble {
+                sleep(jittered(OWED_POLL)).await;
+            } else if owed.len() == 0 {
+                owed.added().await;
+            }
+        }
+    }
+
+    /// Brings `node` what it is owed, at most one page of it.
+    async fn push_to(&self, node: NodeId) -> Result<(), ()> {
+        let inner = &self.inner;
+        let blocks = inner.owed.to(node, HAS_MAX);
+        if node == inner.node {
+            // Owed to this node itself: the other loop pulls it.
+            for block in blocks {
+                inner.owed.settle(node, block.hash);
+                inner.missing.hint(block);
+            }
+            return Ok(());
+        }
+        let hashes: Vec<_> = blocks.iter().map(|block| block.hash).collect();
+        let present = timeout(PUSH_DEADLINE, inner.client.has(node, &hashes)).await;
+        let Ok(Ok(present)) = present else {
+            return Err(());
+        };
+        let mut absent = Vec::new();
+        for (block, present) in blocks.into_iter().zip(present) {
+            if present {
+                inner.owed.settle(node, block.hash);
+            } else {
+                absent.push(block);
+            }
+        }
+        let mut pushes =
+            stream::iter(absent).map(|block| self.push(node, block)).buffer_unordered(PARALLEL);
+        let mut result = Ok(());
+        while let Some(outcome) = pushes.next().await {
+            result = result.and(outcome);
+        }
+        result
+    }
+
+    async fn push(&self, node: NodeId, block: BlockRef) -> Result<(), ()> {
+        let inner = &self.inner;
+        let here = inner.placement.current().map_err(drop)?;
+        if !here.layout.holders(&block.hash).contains(&node) {
+            inner.owed.settle(node, block.hash);
+            return Ok(());
+        }
+        self.wait_for_turn(block).await;
+        let Ok(bytes) = inner.store.get(block.hash).await else {
+            // Not at hand any more. The node will miss it and ask those who have it.
+            inner.owed.settle(node, block.hash);
+            return Ok(());
+        };
+        let push = inner.client.put(node, block.hash, bytes, here.applied);
+        match timeout(PUSH_DEADLINE, push).await {
+            Ok(Ok(())) => {
+                inner.owed.settle(node, block.hash);
+                self.made(block, "pushed");
+                Ok(())
+            }
+            Ok(Err(status)) => {
+                tracing::debug!(%node, block = %block.hash, reason = status.message(), "not pushed");
+                Err(())
+            }
+            Err(_) => Err(()),
+        }
+    }
+
+    async fn wait_for_turn(&self, block: BlockRef) {
+        let bytes = NonZeroU32::new(block.len).unwrap_or(NonZeroU32::MIN);
+        if self.limiter.until_n_ready(bytes).await.is_err() {
+            // Longer than a block can be: the store will refuse it.
+            tracing::warn!(block = %block.hash, len = block.len, "a block of impossible length");
+        }
+    }
+
+    fn made(&self, block: BlockRef, way: &'static str) {
+        self.inner.repaired.note(u64::from(block.len));
+        metrics::counter!("reelraft_content_repaired_blocks_total", "way" => way).increment(1);
+        metrics::counter!("reelraft_content_repaired_bytes_total", "way" => way)
+            .increment(u64::from(block.len));
+    }
+}
+
+/// The next hash in order; the last one is its own.
+fn successor(hash: BlockHash) -> BlockHash {
+    let mut bytes = hash.0;
+    for byte in bytes.iter_mut().rev() {
+        let (next, carried) = byte.overflowing_add(1);
+        *byte = next;
+        if !carried {
+            return BlockHash(bytes);
+        }
+    }
+    hash
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * fastrand::f64())
+}
