@@ -1,3 +1,7 @@
 //! The binary: parse, dispatch, nothing more.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    node::cli::main()
+}

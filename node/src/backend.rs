@@ -1,0 +1,271 @@
+//! What a node offers to its gateway and its loops: the one trait, over consensus, catalog, blocks and observations.
+//!
+//! It exists before the node belongs to a cluster, because people can ask by then. Everything is empty or refused until
+//! there is a [`Member`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster::catalog;
+use cluster::command::{Action, BlockRef};
+use cluster::ids::NodeId;
+use cluster::view::{MemoryView, View};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use gateway::backend::{
+    Applied, Backend, ClusterObservation, NodeObservation, NodeStatus, RepairObservation,
+    Unavailable,
+};
+use tokio::sync::watch;
+
+use crate::content::{GetError, PutError};
+use crate::metrics;
+use crate::observe::Stats;
+use crate::raft::{ProposeError, RaftRole, RaftStatus, ReadError};
+use crate::run::{Daemon, Member};
+
+/// A node, for its own gateway and loops.
+pub struct NodeBackend {
+    daemon: Arc<Daemon>,
+    /// What there is before there is anything: an empty catalog at index 0.
+    nothing: Arc<MemoryView>,
+    never: watch::Sender<u64>,
+}
+
+impl NodeBackend {
+    #[must_use]
+    pub fn new(daemon: Arc<Daemon>) -> Self {
+        Self { daemon, nothing: Arc::default(), never: watch::Sender::new(0) }
+    }
+
+    /// # Errors
+    /// When there is no cluster, or the node is on its way out of it.
+    fn member(&self) -> Result<Arc<Member>, Unavailable> {
+        self.daemon.member().ok_or_else(|| Unavailable::NotInService(NO_CLUSTER.to_owned()))
+    }
+}
+
+const NO_CLUSTER: &str = "this node belongs to no cluster; make one with `reelraft cluster init`";
+
+impl Backend for NodeBackend {
+    fn catalog(&self) -> Arc<dyn View + Send + Sync> {
+        match self.daemon.member() {
+            Some(member) => member.consensus().catalog(),
+            None => self.nothing.clone(),
+        }
+    }
+
+    fn applied(&self) -> watch::Receiver<u64> {
+        match self.daemon.member() {
+            Some(member) => member.consensus().applied(),
+            None => self.never.subscribe(),
+        }
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, Unavailable>> {
+        async { self.member()?.consensus().read_index().await.map_err(unavailable_to_read) }.boxed()
+    }
+
+    fn propose(&self, action: Action) -> BoxFuture<'_, Result<Applied, Unavailable>> {
+        async move {
+            let (reply, index) =
+                self.member()?.consensus().propose(action).await.map_err(unavailable_to_propose)?;
+            Ok(Applied { reply, index })
+        }
+        .boxed()
+    }
+
+    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<BlockRef, Unavailable>> {
+        async move { self.member()?.content().put(bytes).await.map_err(unavailable_to_put) }.boxed()
+    }
+
+    fn get_block(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>> {
+        async move { self.member()?.content().get(block).await.map_err(unavailable_to_get) }.boxed()
+    }
+
+    fn can_store(&self) -> Result<(), Unavailable> {
+        if self.daemon.is_stopping() {
+            return Err(Unavailable::NotInService("this node is stopping".to_owned()));
+        }
+        self.member()?.content().can_store().map_err(unavailable_to_put)
+    }
+
+    fn not_ready_because(&self) -> Vec<String> {
+        let mut reasons = match self.daemon.member() {
+            Some(member) => member.not_ready_because(),
+            None => vec![NO_CLUSTER.to_owned()],
+        };
+        if self.daemon.is_stopping() {
+            reasons.push("this node is stopping".to_owned());
+        }
+        reasons
+    }
+
+    fn observe(&self) -> ClusterObservation {
+        match self.daemon.member() {
+            Some(member) => observe(&member),
+            None => ClusterObservation {
+                cluster_id: [0; 16],
+                this_node: None,
+                leader: None,
+                term: 0,
+                voters: Vec::new(),
+                layout_epoch: 0,
+                under_replicated_blocks: 0,
+                nodes: Vec::new(),
+                repair: RepairObservation::default(),
+            },
+        }
+    }
+
+    fn this_node(&self) -> Option<NodeId> {
+        self.daemon.member().map(|member| member.id())
+    }
+
+    fn metrics(&self) -> String {
+        if let Some(member) = self.daemon.member() {
+            gauge(&member);
+        }
+        metrics::render()
+    }
+}
+
+fn unavailable_to_read(error: ReadError) -> Unavailable {
+    match error {
+        ReadError::NoLeader(reason) => Unavailable::NoLeader(reason),
+        ReadError::Behind => Unavailable::Timeout(error.to_string()),
+        ReadError::Stopped => Unavailable::NotInService(error.to_string()),
+    }
+}
+
+fn unavailable_to_propose(error: ProposeError) -> Unavailable {
+    match error {
+        ProposeError::NoLeader(reason) => Unavailable::NoLeader(reason),
+        ProposeError::Timeout(reason) => Unavailable::Timeout(reason),
+        ProposeError::Stopped => Unavailable::NotInService(error.to_string()),
+        ProposeError::Storage(reason) => Unavailable::Storage(reason),
+        // Whoever makes commands bounds them; one that is too long all the same will never be taken.
+        ProposeError::TooLarge { .. } => Unavailable::Storage(error.to_string()),
+    }
+}
+
+fn unavailable_to_put(error: PutError) -> Unavailable {
+    match error {
+        PutError::TooFewCopies { durable, required, reason } => {
+            Unavailable::TooFewCopies { durable, required, reason }
+        }
+        PutError::NoLayout => Unavailable::NotInService(error.to_string()),
+        // The gateway cuts uploads into blocks that fit; one that does not will never be taken.
+        PutError::BadLength(_) | PutError::Catalog(_) => Unavailable::Storage(error.to_string()),
+    }
+}
+
+fn unavailable_to_get(error: GetError) -> Unavailable {
+    match error {
+        GetError::Unreadable { hash, reason } => Unavailable::BlockUnreadable { hash, reason },
+        GetError::Catalog(error) => Unavailable::Storage(error.to_string()),
+    }
+}
+
+/// The cluster as this member sees it.
+fn observe(member: &Member) -> ClusterObservation {
+    let raft = member.consensus().status();
+    let catalog = member.consensus().catalog();
+    let rows = catalog::nodes(catalog.as_ref()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "read the table of nodes");
+        Vec::new()
+    });
+    let layout_epoch = match catalog::layout(catalog.as_ref()) {
+        Ok(layout) => layout.epoch(),
+        Err(error) => {
+            tracing::warn!(%error, "read the layout");
+            0
+        }
+    };
+    let mut under_replicated_blocks = 0;
+    let mut nodes = Vec::with_capacity(rows.len());
+    for row in rows {
+        let own = row.id == member.id();
+        let seen = member.observer().observe(row.id);
+        let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
+        under_replicated_blocks += lacking(seen.status, &said);
+        nodes.push(NodeObservation {
+            voter: raft.voters.contains(&row.id),
+            node: row,
+            status: seen.status,
+            applied_index: said.applied_index,
+            blocks: said.blocks,
+            bytes: said.bytes,
+            last_seen: seen.silent_for,
+        });
+    }
+    ClusterObservation {
+        cluster_id: member.identity().cluster_id,
+        this_node: Some(member.id()),
+        leader: leader(member, &raft),
+        term: raft.term,
+        voters: raft.voters,
+        layout_epoch,
+        under_replicated_blocks,
+        nodes,
+        repair: repair(member),
+    }
+}
+
+/// The leader, if it leads anybody: consensus remembers the last one until there is a new one, and a leader without followers
+/// finds out late.
+fn leader(member: &Member, raft: &RaftStatus) -> Option<NodeId> {
+    let answers = |node: &NodeId| member.observer().observe(*node).status == NodeStatus::Up;
+    let leader = raft.leader.filter(answers)?;
+    let followed =
+        raft.voters.iter().filter(|voter| answers(voter)).count() * 2 > raft.voters.len();
+    (leader != member.id() || followed).then_some(leader)
+}
+
+/// What is read off when somebody asks, rather than counted as it happens.
+fn gauge(member: &Member) {
+    let seen = observe(member);
+    let own = member.stats();
+    let raft = member.consensus().status();
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "gauges are floating point; 53 bits of them are exact"
+    )]
+    let set = |name: &'static str, value: u64| ::metrics::gauge!(name).set(value as f64);
+    set("reelraft_raft_term", raft.term);
+    set("reelraft_raft_is_leader", u64::from(raft.role == RaftRole::Leader));
+    set("reelraft_raft_has_leader", u64::from(seen.leader.is_some()));
+    set("reelraft_raft_last_log_index", raft.last_log_index);
+    set("reelraft_raft_applied_index", raft.applied_index);
+    set("reelraft_raft_snapshot_index", raft.snapshot_index);
+    set("reelraft_layout_epoch", seen.layout_epoch);
+    set("reelraft_blocks", own.blocks);
+    set("reelraft_block_bytes", own.bytes);
+    set("reelraft_capacity_bytes", own.capacity_bytes);
+    set("reelraft_missing_blocks", own.missing_blocks);
+    set("reelraft_under_replicated_blocks", seen.under_replicated_blocks);
+}
+
+/// How this node's own share of the repair is doing: each node repairs for itself.
+fn repair(member: &Member) -> RepairObservation {
+    let content = member.content().observe();
+    RepairObservation {
+        queued_blocks: content.queued_blocks,
+        bytes_per_second: content.repair_bytes_per_second,
+        eta_seconds: content.repair_eta_seconds,
+        waiting_for: content.waiting_for,
+    }
+}
+
+/// Copies that cannot be had because of one node: those that it has yet to make, and all of its own while it is gone, as far
+/// as it told how many these are. A block that lacks two copies counts twice.
+fn lacking(status: NodeStatus, said: &Stats) -> u64 {
+    match status {
+        NodeStatus::Down | NodeStatus::Dead => said.blocks + said.missing_blocks,
+        NodeStatus::Joining
+        | NodeStatus::Up
+        | NodeStatus::Suspect
+        | NodeStatus::Draining
+        | NodeStatus::Maintenance => said.missing_blocks,
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line: nouns, then verbs.
+//!
+//! `serve` and `dev` run nodes. Everything else is a client of the HTTP API, like any other program, except for
+//! `cluster init`, which speaks to nodes that have no API yet.
+//!
+//! # Rules
+//!
+//! - Results go to standard output, everything else to standard error. Every listing takes `--json`.
+//! - An error ends with a status other than 0, says what went wrong and, where that is known, what to do.
+
+mod client;
+mod cluster;
+mod dev;
+mod node;
+mod output;
+mod serve;
+mod shutdown;
+mod video;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Three or more machines become one video site.
+#[derive(Debug, Parser)]
+#[command(name = "reelraft", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a cluster of several nodes on this machine
+    Dev(dev::Args),
+    /// Run one node
+    Serve(Box<serve::Args>),
+    /// Make a cluster; see how it is
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// See the nodes
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Upload, list, show and delete videos
+    #[command(subcommand)]
+    Video(video::Command),
+    /// Print the version
+    Version,
+    /// Do one job on a video; started by a node, which speaks to it through pipes
+    #[command(hide = true)]
+    MediaWorker,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(*args)?,
+        Command::Dev(args) => on_one_thread(dev::run(args))?,
+        Command::Cluster(command) => on_one_thread(cluster::run(command))?,
+        Command::Node(command) => on_one_thread(node::run(command))?,
+        Command::Video(command) => on_one_thread(video::run(command))?,
+        Command::Version => output::line(&format!("reelraft {}", crate::VERSION)),
+        Command::MediaWorker => return Ok(crate::media::worker_main()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A client has one thing to do. `dev` needs it as well: the kernel tells children of the end of the *thread* that started
+/// them, so that has to be the one that lasts.
+fn on_one_thread(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_parses() {
+        for line in [
+            "dev --nodes 3 --data ./data/dev --http-port 8080 --rpc-port 9080",
+            "serve --config node.toml",
+            "cluster init --to 127.0.0.1:9080 --nodes 127.0.0.1:9080,127.0.0.1:9081,127.0.0.1:9082",
+            "cluster status --json",
+            "node list --json --url http://127.0.0.1:8080",
+            "video upload clip.mp4 --title T --visibility unlisted --wait",
+            "video list --json",
+            "video show 0123456789abcdef0123456789abcdef",
+            "video delete 0123456789abcdef0123456789abcdef",
+            "version",
+        ] {
+            let words = std::iter::once("reelraft").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `reelraft dev`: a cluster of real node processes on this machine.
+//!
+//! Each node is a child process running `reelraft serve` with a configuration file of its own, nothing is simulated: what
+//! works here works on three machines. The supervisor spawns, initializes the cluster the first time, waits until it is in
+//! service, and stops everything in order.
+//!
+//! A node that dies stays dead, so that one can see what the others do. Start it again by hand with
+//! `reelraft serve --config DATA/node-N/node.toml`; the supervisor stops only what it started itself. Nodes die with their
+//! supervisor, however it ends (`--stop-with-parent`).
+
+mod child;
+mod layout;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::child::{Child, Stopped};
+use self::layout::Layout;
+use super::output;
+use super::shutdown::Shutdown;
+use crate::bootstrap;
+use crate::rpc::admin;
+
+/// A local cluster of real processes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How many nodes; what the data holds, or else 3
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    nodes: Option<u16>,
+    /// Where the nodes keep their data, one directory each
+    #[arg(long, value_name = "DIR", default_value = "./data/dev")]
+    data: PathBuf,
+    /// HTTP port of the first node; the others take the ports after it
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    http_port: u16,
+    /// RPC port of the first node; the others take the ports after it
+    #[arg(long, value_name = "PORT", default_value_t = 9080)]
+    rpc_port: u16,
+}
+
+/// As many as a cluster can begin with.
+const NODES_MAX: u16 = bootstrap::FOUNDERS_MAX as u16;
+
+/// From spawning to answering RPC: opening databases that were killed replays their logs.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// From answering RPC to being in service: an election, the first layout, catching up.
+const READY_MAX: Duration = Duration::from_secs(90);
+
+/// Between two looks at a node that is not ready yet. Local and cheap.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A node answers such a question at once or is not there yet.
+const ASK_MAX: Duration = Duration::from_secs(2);
+
+/// From SIGTERM to SIGKILL; longer than a node's own deadline for stopping.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// Runs the cluster until somebody wants it to stop.
+///
+/// # Errors
+/// When it cannot be started, or when all its nodes are gone.
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut shutdown = Shutdown::listen()?;
+
+    // 1. What is there, and whether it fits what was asked for. Nothing has been changed up to here.
+    let layout = Layout::plan(&args.data, args.nodes, args.http_port, args.rpc_port)?;
+    layout.check_ports()?;
+    layout.write()?;
+    if layout.nodes.len() < 3 {
+        output::note(&format!(
+            "{} of 3 copies: with fewer than three nodes a block has fewer copies, and no node can fail without a break",
+            layout.nodes.len()
+        ));
+    }
+
+    // 2. The processes.
+    let mut children = Vec::new();
+    for node in &layout.nodes {
+        match Child::spawn(node) {
+            Ok(child) => children.push(child),
+            Err(error) => {
+                stop(&mut children).await;
+                return Err(error);
+            }
+        }
+    }
+
+    // 3. From processes to a cluster in service.
+    let started = tokio::select! {
+        result = bring_up(&layout, &mut children) => result,
+        () = shutdown.requested() => {
+            stop(&mut children).await;
+            return Ok(());
+        }
+    };
+    if let Err(error) = started {
+        stop(&mut children).await;
+        return Err(error);
+    }
+    let mut urls = layout.nodes.iter().map(layout::Node::http_url);
+    output::line(&format!("ready {}", urls.next().unwrap_or_default()));
+    for url in urls {
+        output::line(&format!("also  {url}"));
+    }
+
+    // 4. Watch, until somebody wants it to stop or nothing is left to watch.
+    let result = loop {
+        tokio::select! {
+            () = shutdown.requested() => break Ok(()),
+            (number, status) = child::next_exit(&mut children) => {
+                output::note(&format!(
+                    "node-{number} has ended ({status}); start it again with: reelraft serve --config {}",
+                    layout.nodes[number - 1].config_file().display()
+                ));
+                if children.iter().all(|child| child.exited().is_some()) {
+                    break Err(anyhow::anyhow!("all nodes have ended"));
+                }
+            }
+        }
+    };
+
+    // 5. Stop: all at once, so that nobody elects a leader that is about to leave as well.
+    stop(&mut children).await;
+    result
+}
+
+/// Waits until all nodes answer, makes them a cluster if they are none, waits until all are in service.
+async fn bring_up(layout: &Layout, children: &mut [Child]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + ANSWER_MAX;
+    let mut belonging = 0;
+    for node in &layout.nodes {
+        let identity = poll(
+            children,
+            deadline,
+            &format!("node-{} to answer on {}", node.number, node.rpc),
+            || admin::identify(&node.rpc, ASK_MAX),
+        )
+        .await?;
+        belonging += usize::from(identity.node_id != 0);
+    }
+
+    if belonging < layout.nodes.len() {
+        let members: Vec<String> = layout.nodes.iter().map(|node| node.rpc.clone()).collect();
+        admin::init(&members[0], &members).await.context("make one cluster of the nodes")?;
+    }
+
+    let deadline = Instant::now() + READY_MAX;
+    let http =
+        reqwest::Client::builder().timeout(ASK_MAX).build().context("set up the HTTP client")?;
+    for node in &layout.nodes {
+        let url = format!("{}/readyz", node.http_url());
+        poll(children, deadline, &format!("node-{} to be in service", node.number), || async {
+            let answer = http.get(&url).send().await.context("ask whether it is in service")?;
+            let status = answer.status();
+            let text = answer.text().await.context("read the answer")?;
+            ensure!(status.is_success(), "{url} answers {status}: {text}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Asks again and again until the answer is good, a child dies or time is up.
+async fn poll<T, F, Fut>(
+    children: &mut [Child],
+    deadline: Instant,
+    what: &str,
+    mut ask: F,
+) -> anyhow::Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+{
+    let mut last = None;
+    let asked = timeout_at(deadline, async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => last = Some(error),
+            }
+            sleep(POLL).await;
+        }
+    });
+    tokio::select! {
+        answer = asked => match (answer, last) {
+            (Ok(answer), _) => Ok(answer),
+            (Err(_), Some(error)) => Err(error.context(format!("waited in vain for {what}"))),
+            (Err(_), None) => bail!("waited in vain for {what}"),
+        },
+        (number, status) = child::next_exit(children) => {
+            bail!("node-{number} ended while the cluster was starting ({status}); its last lines above say why")
+        }
+    }
+}
+
+async fn stop(children: &mut [Child]) {
+    let deadline = Instant::now() + STOP_MAX;
+    for child in children.iter() {
+        child.terminate();
+    }
+    for child in children {
+        if child.wait(deadline).await == Stopped::Killed {
+            output::note(&format!(
+                "node-{} did not stop within {STOP_MAX:?} and was killed",
+                child.number()
+            ));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What this node knows of the others from talking to them: who answers, and what they say of themselves.
+//!
+//! Each node pings every other one and draws its own conclusions; there is no agreement on who is up, and none is needed.
+//! Reads and puts prefer nodes that answer, the cluster page shows what this node sees, and nothing that must be safe
+//! depends on it.
+//!
+//! # Invariants
+//!
+//! - A node that has not been heard of since this process started counts as heard of at its start: a cluster that comes up
+//!   together does not begin with everybody dead.
+//! - One ping per node is under way at a time, so a node that hangs costs one waiting task.
+//! - A ping may take longer than the pause between two: a machine whose processors are all busy is slow, not down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cluster::ids::NodeId;
+use gateway::backend::NodeStatus;
+use metrics::gauge;
+use proto::cluster::cluster_client::ClusterClient;
+use proto::cluster::{PingReply, PingRequest};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::FailureDetection;
+use crate::rpc::peers::{Peers, Purpose};
+
+/// What other nodes said last, and when.
+#[derive(Debug)]
+pub struct Observer {
+    peers: Peers,
+    failure: FailureDetection,
+    started: Instant,
+    seen: RwLock<BTreeMap<NodeId, Sighting>>,
+}
+
+/// The last answer of a node.
+#[derive(Clone, Debug)]
+struct Sighting {
+    at: Instant,
+    said: Stats,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub applied_index: u64,
+    pub blocks: u64,
+    /// Bytes in blocks.
+    pub bytes: u64,
+    pub capacity_bytes: u64,
+    /// Blocks that it should hold and does not have yet.
+    pub missing_blocks: u64,
+    /// Whether it is about to stop.
+    pub stopping: bool,
+}
+
+impl From<PingReply> for Stats {
+    fn from(reply: PingReply) -> Self {
+        Self {
+            applied_index: reply.applied_index,
+            blocks: reply.blocks,
+            bytes: reply.bytes,
+            capacity_bytes: reply.capacity_bytes,
+            missing_blocks: reply.missing_blocks,
+            stopping: reply.stopping,
+        }
+    }
+}
+
+/// A node as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    pub status: NodeStatus,
+    /// Since it was last heard of.
+    pub silent_for: Duration,
+    /// What it said last; nothing when it has not answered since this process started.
+    pub said: Option<Stats>,
+}
+
+impl Observer {
+    #[must_use]
+    pub fn new(peers: Peers, failure: FailureDetection) -> Self {
+        Self { peers, failure, started: Instant::now(), seen: RwLock::default() }
+    }
+
+    /// Whether it makes sense to ask this node for something.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        let observation = self.observe(node);
+        observation.status == NodeStatus::Up && !observation.said.is_some_and(|said| said.stopping)
+    }
+
+    /// What is known of a node.
+    #[must_use]
+    pub fn observe(&self, node: NodeId) -> Observation {
+        if node == self.peers.local().node_id {
+            return Observation { status: NodeStatus::Up, silent_for: Duration::ZERO, said: None };
+        }
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let sighting = seen.get(&node);
+        let silent_for = sighting.map_or(self.started, |sighting| sighting.at).elapsed();
+        Observation {
+            status: status(silent_for, &self.failure),
+            silent_for,
+            said: sighting.map(|sighting| sighting.said.clone()),
+        }
+    }
+
+    /// Pings all nodes whose address is known until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.failure.ping);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pending = BTreeSet::new();
+        let mut pings: JoinSet<(NodeId, anyhow::Result<Stats>)> = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {
+                    for node in self.peers.known() {
+                        if pending.insert(node) {
+                            let observer = self.clone();
+                            pings.spawn(async move { (node, observer.ping(node).await) });
+                        }
+                    }
+                    self.report();
+                }
+                Some(ping) = pings.join_next() => {
+                    let (node, answer) = ping.expect("a ping does not panic and nobody aborts it");
+                    pending.remove(&node);
+                    self.note(node, answer);
+                }
+            }
+        }
+    }
+
+    /// One question and its answer. Given up when it no longer matters: the node is suspect by then.
+    async fn ping(&self, node: NodeId) -> anyhow::Result<Stats> {
+        let channel = self.peers.channel(node, Purpose::Cluster)?;
+        let request = PingRequest { envelope: Some(self.peers.local().envelope_to(node)) };
+        let answer = tokio::time::timeout(
+            self.failure.suspect_after,
+            ClusterClient::new(channel).ping(request),
+        )
+        .await
+        .context("no answer in time")??
+        .into_inner();
+        ensure!(!answer.incarnation.is_empty(), "the answer names no incarnation");
+        Ok(answer.into())
+    }
+
+    fn note(&self, node: NodeId, answer: anyhow::Result<Stats>) {
+        match answer {
+            Ok(said) => {
+                let before = self.observe(node).status;
+                if before != NodeStatus::Up {
+                    tracing::info!(%node, "a node is up again");
+                }
+                let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+                seen.insert(node, Sighting { at: Instant::now(), said });
+            }
+            Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "a ping failed"),
+        }
+    }
+
+    fn report(&self) {
+        for node in self.peers.known() {
+            let silent = self.observe(node).silent_for;
+            gauge!("reelraft_node_silent_seconds", "node" => node.to_string())
+                .set(silent.as_secs_f64());
+        }
+    }
+}
+
+/// What a node is called after so much silence.
+fn status(silent_for: Duration, failure: &FailureDetection) -> NodeStatus {
+    if silent_for >= failure.dead_after {
+        NodeStatus::Dead
+    } else if silent_for >= failure.down_after {
+        NodeStatus::Down
+    } else if silent_for >= failure.suspect_after {
+        NodeStatus::Suspect
+    } else {
+        NodeStatus::Up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::envelope::LocalNode;
+
+    const FAILURE: FailureDetection = FailureDetection {
+        ping: Duration::from_millis(500),
+        suspect_after: Duration::from_secs(3),
+        down_after: Duration::from_secs(10),
+        dead_after: Duration::from_secs(600),
+    };
+
+    #[test]
+    fn silence_gets_worse_names() {
+        for (seconds, expected) in [
+            (0, NodeStatus::Up),
+            (2, NodeStatus::Up),
+            (3, NodeStatus::Suspect),
+            (9, NodeStatus::Suspect),
+            (10, NodeStatus::Down),
+            (599, NodeStatus::Down),
+            (600, NodeStatus::Dead),
+        ] {
+            assert_eq!(status(Duration::from_secs(seconds), &FAILURE), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_node_that_stops_is_not_asked_any_more() {
+        let local = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
+        let observer = Observer::new(Peers::new(local), FAILURE);
+        assert!(observer.is_up(NodeId(1)), "itself");
+        assert!(observer.is_up(NodeId(2)), "nothing is known of it yet");
+        observer.note(NodeId(2), Ok(Stats { stopping: true, ..Stats::default() }));
+        assert!(!observer.is_up(NodeId(2)));
+        observer.note(NodeId(2), Ok(Stats::default()));
+        assert!(observer.is_up(NodeId(2)));
+        observer.note(NodeId(2), Err(anyhow::anyhow!("refused")));
+        assert!(observer.is_up(NodeId(2)), "one failure is no silence");
+    }
+}

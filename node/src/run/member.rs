@@ -1,0 +1,390 @@
+//! What a process has once it is a member of a cluster, and the order in which that ends.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use cluster::catalog;
+use cluster::command::{Action, Reply};
+use cluster::ids::NodeId;
+use cluster::tables::nodes::{NodeRow, Role};
+use gateway::backend::Backend;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Daemon, assignment, registration};
+use crate::config::Config;
+use crate::content::{Content, ContentParts, ContentSettings};
+use crate::identity::Identity;
+use crate::observe::{Observer, Stats};
+use crate::raft::{self, Consensus, ProposeError, RaftRole, RaftSettings, TransferError};
+use crate::rpc::blocks::{self, BlocksClient};
+use crate::rpc::cluster::ClusterService;
+use crate::rpc::envelope::LocalNode;
+use crate::rpc::peers::Peers;
+use crate::store::{BlockStore, RocksBlockStore, RocksOptions, UnavailableStore};
+use crate::{VERSION, media};
+
+/// How long the loops get to end. They wait for nothing longer than a proposal, and that gives up by itself.
+const LOOPS_MAX: Duration = Duration::from_secs(5);
+
+/// How long the next leader may take. It needs one round of messages; when all nodes stop together there is nobody to wait for.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long a node waits for what it lacks before it says that it is still catching up, and before it asks again.
+const CATCH_UP_LOOK: Duration = Duration::from_secs(5);
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Jobs at a time that mostly wait for bytes of an upload, for each that keeps a processor busy: hardly any work, and the
+/// first thing that a new upload waits for.
+const COPY_SLOTS_PER_SLOT: usize = 2;
+
+/// A member of a cluster: consensus, blocks, observations and loops.
+pub struct Member {
+    identity: Identity,
+    consensus: Consensus,
+    store: Arc<dyn BlockStore>,
+    content: Content,
+    observer: Arc<Observer>,
+    /// Bytes that this node offers for blocks.
+    capacity_bytes: u64,
+    /// Whether the catalog has caught up with the cluster since this process started.
+    current: AtomicBool,
+    /// Stops doing jobs.
+    working: CancellationToken,
+    /// Stops everything else that runs by itself.
+    looping: CancellationToken,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    jobs: Option<JoinHandle<()>>,
+    loops: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+impl Member {
+    /// Opens the databases and starts consensus. Nothing is served yet and no loop runs.
+    ///
+    /// # Errors
+    /// When a database is damaged or in use, or the settings contradict each other.
+    pub(super) async fn open(daemon: &Daemon, identity: Identity) -> anyhow::Result<Self> {
+        let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
+        let peers = Peers::new(local);
+        // Everybody is known by where the cluster began, until consensus and the catalog know better.
+        for (id, address) in (1..).zip(&identity.members) {
+            peers.learn_member(NodeId(id), address);
+        }
+        let observer = Arc::new(Observer::new(peers.clone(), daemon.config.failure));
+        let consensus =
+            Consensus::start(settings_of(&daemon.config), daemon.data_dir.path(), peers.clone())
+                .await
+                .context("start consensus")?;
+        let capacity_bytes = match daemon.config.capacity_bytes {
+            Some(bytes) => bytes,
+            None => disk_bytes(daemon.data_dir.path())?,
+        };
+        let store = open_store(&daemon.data_dir.content()).await;
+        let seen = observer.clone();
+        let content = Content::new(ContentParts {
+            node: local.node_id,
+            store: store.clone(),
+            client: BlocksClient::new(peers),
+            catalog: consensus.catalog(),
+            applied: consensus.applied(),
+            is_up: Arc::new(move |node| seen.is_up(node)),
+            settings: ContentSettings {
+                cache_bytes: daemon.config.cache_bytes,
+                repair_bytes_per_second: daemon.config.repair_bytes_per_second,
+            },
+        });
+        Ok(Self {
+            identity,
+            consensus,
+            store,
+            content,
+            observer,
+            capacity_bytes,
+            current: AtomicBool::new(false),
+            working: CancellationToken::new(),
+            looping: CancellationToken::new(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn local(&self) -> LocalNode {
+        LocalNode { cluster_id: self.identity.cluster_id, node_id: self.identity.node_id }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.identity.node_id
+    }
+
+    #[must_use]
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    #[must_use]
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// What this node says of itself.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let content = self.content.observe();
+        Stats {
+            applied_index: *self.consensus.applied().borrow(),
+            blocks: content.blocks,
+            bytes: content.bytes,
+            capacity_bytes: self.capacity_bytes,
+            missing_blocks: content.missing_blocks.unwrap_or(0),
+            stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
+        }
+    }
+
+    /// Makes the members begin, with this node first. No harm when they have.
+    ///
+    /// # Errors
+    /// When consensus refuses.
+    pub async fn found(&self, members: &[String]) -> anyhow::Result<()> {
+        let members: Vec<(NodeId, String)> =
+            (1..).map(NodeId).zip(members.iter().cloned()).collect();
+        match self.consensus.init(&members).await {
+            Ok(()) | Err(raft::InitError::AlreadyInitialized) => Ok(()),
+            Err(error @ raft::InitError::Consensus(_)) => Err(error.into()),
+        }
+    }
+
+    /// Says in the log that the cluster is born; tries until there is a leader to take it. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// When this node cannot propose at all.
+    pub async fn born(&self, cluster_id: [u8; 16]) -> Result<Reply, ProposeError> {
+        loop {
+            match self.consensus.propose(Action::InitCluster { cluster_id }).await {
+                Ok((reply, _)) => return Ok(reply),
+                // Should an earlier try have taken effect, the next one is told so: this is no error for a cluster that
+                // knows nothing but its birth.
+                Err(ProposeError::NoLeader(_) | ProposeError::Timeout(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens the services that other members need.
+    pub(super) fn provide(self: &Arc<Self>, daemon: &Arc<Daemon>) {
+        let services = &daemon.services;
+        services.raft.provide(self.consensus.service());
+        services.blocks.provide(blocks::service(self.local(), self.store.clone()));
+        services.cluster.provide(ClusterService::server(daemon.incarnation(), self.clone()));
+    }
+
+    /// Starts everything that runs by itself.
+    ///
+    /// # Errors
+    /// When this program cannot find its own file.
+    pub(super) fn start_loops(
+        self: &Arc<Self>,
+        daemon: &Daemon,
+        backend: Arc<dyn Backend>,
+    ) -> anyhow::Result<()> {
+        let config = &daemon.config;
+        let row = NodeRow {
+            id: self.id(),
+            name: config.name.clone(),
+            zone: config.zone.clone(),
+            roles: config.roles.clone(),
+            http_url: daemon.http_url.clone(),
+            rpc_addr: daemon.rpc_addr.clone(),
+            version: VERSION.to_owned(),
+            capacity_bytes: self.capacity_bytes,
+        };
+        let stop = || self.looping.clone();
+        let founders = self.identity.members.len();
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.loops = vec![
+            ("pings", tokio::spawn(self.observer.clone().run(stop()))),
+            ("registration", tokio::spawn(registration::register(backend.clone(), row, stop()))),
+            ("layouts", tokio::spawn(assignment::run(backend.clone(), founders, stop()))),
+            ("replication", {
+                let (content, stop) = (self.content.clone(), stop());
+                tokio::spawn(async move { content.run(stop).await })
+            }),
+            ("catching up", tokio::spawn(self.clone().catch_up(stop()))),
+        ];
+        if config.roles.contains(&Role::Transcoder) {
+            let program = std::env::current_exe().context("find this program's own file")?;
+            let jobs = media::run(
+                backend,
+                self.id(),
+                media_settings(config, program),
+                self.working.clone(),
+            );
+            tasks.jobs = Some(tokio::spawn(jobs));
+        }
+        Ok(())
+    }
+
+    /// The first step of the end: jobs are given back, so that others do them.
+    pub(super) async fn stop_working(&self) {
+        self.working.cancel();
+        let jobs = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).jobs.take();
+        if let Some(jobs) = jobs {
+            end("jobs", jobs).await;
+        }
+    }
+
+    /// The second step: nothing is proposed any more, and somebody else leads.
+    pub(super) async fn stop_deciding(&self) {
+        self.looping.cancel();
+        let loops =
+            std::mem::take(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner).loops);
+        for (name, task) in loops {
+            end(name, task).await;
+        }
+        self.hand_over().await;
+    }
+
+    /// Lets somebody else lead, if this node does and somebody can. Without it the others would wait for an election.
+    async fn hand_over(&self) {
+        let status = self.consensus.status();
+        let heirs = status.voters.iter().filter(|voter| **voter != self.id());
+        if status.role != RaftRole::Leader || !heirs.clone().any(|heir| self.observer.is_up(*heir))
+        {
+            return;
+        }
+        match timeout(HAND_OVER_MAX, self.consensus.transfer_leadership()).await {
+            Ok(Ok(heir)) => tracing::info!(%heir, "handed over leadership"),
+            Ok(Err(TransferError::NotLeader | TransferError::NobodyElse)) => {}
+            Ok(Err(TransferError::Timeout | TransferError::Stopped)) | Err(_) => {
+                tracing::warn!(
+                    "leadership could not be handed over; the others will elect somebody"
+                );
+            }
+        }
+    }
+
+    /// The last step: consensus ends and what is in memory goes to disk.
+    pub(super) async fn close(&self) {
+        self.consensus.shutdown().await;
+    }
+
+    /// Finds out whether the catalog is as new as the cluster's, until it once was. A node that was away must not answer
+    /// from memories; one that loses its leader later serves on, because what it has is known to have been right.
+    async fn catch_up(self: Arc<Self>, stop: CancellationToken) {
+        let caught_up = async {
+            loop {
+                match self.consensus.read_index().await {
+                    Ok(index) => match self.consensus.wait_applied(index, CATCH_UP_LOOK).await {
+                        Ok(()) => break,
+                        Err(error) => tracing::info!(%error, index, "still catching up"),
+                    },
+                    Err(error) => tracing::debug!(%error, "ask how far the cluster is"),
+                }
+                tokio::time::sleep(CATCH_UP_PAUSE).await;
+            }
+        };
+        if stop.run_until_cancelled(caught_up).await.is_some() {
+            self.current.store(true, Ordering::Release);
+            tracing::info!("this node is up to date");
+        }
+    }
+
+    /// Why this node cannot serve at present; empty when it can.
+    #[must_use]
+    pub fn not_ready_because(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.current.load(Ordering::Acquire) {
+            reasons.push(match self.consensus.status().leader {
+                Some(leader) => format!("the catalog is still catching up with node {leader}"),
+                None => "no leader has been found yet".to_owned(),
+            });
+        }
+        let catalog = self.consensus.catalog();
+        match catalog::layout(catalog.as_ref()) {
+            Ok(layout) if layout.epoch() == 0 => {
+                reasons.push("there is no layout yet: blocks cannot be stored".to_owned());
+            }
+            Ok(_) => {}
+            Err(error) => reasons.push(error.to_string()),
+        }
+        match catalog::node(catalog.as_ref(), self.id()) {
+            Ok(Some(_)) => {}
+            Ok(None) => reasons.push("this node has not registered yet".to_owned()),
+            Err(error) => reasons.push(error.to_string()),
+        }
+        reasons
+    }
+}
+
+/// The block store, or one that says why it cannot be used: without its blocks a node still votes, and serves what others
+/// hold.
+async fn open_store(path: &Path) -> Arc<dyn BlockStore> {
+    let path = path.to_owned();
+    let opening =
+        tokio::task::spawn_blocking(move || RocksBlockStore::open(&path, &RocksOptions::default()));
+    let reason = match opening.await {
+        Ok(Ok(store)) => return Arc::new(store),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(reason, "this node's blocks cannot be used: it serves what other nodes hold");
+    Arc::new(UnavailableStore::new(reason))
+}
+
+fn settings_of(config: &Config) -> RaftSettings {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    RaftSettings {
+        heartbeat_ms: millis(config.raft.heartbeat),
+        election_min_ms: millis(config.raft.election_min),
+        election_max_ms: millis(config.raft.election_max),
+        snapshot_every_entries: config.raft.snapshot_every_entries,
+        keep_entries: config.raft.keep_entries,
+    }
+}
+
+fn media_settings(config: &Config, program: PathBuf) -> media::Settings {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    media::Settings {
+        program,
+        encode_slots: config.transcoder_slots,
+        copy_slots: config.transcoder_slots * COPY_SLOTS_PER_SLOT,
+        threads_per_job: u16::try_from(processors / config.transcoder_slots)
+            .unwrap_or(u16::MAX)
+            .max(1),
+    }
+}
+
+/// The size of the file system that holds `path`.
+fn disk_bytes(path: &Path) -> anyhow::Result<u64> {
+    let about = rustix::fs::statvfs(path)
+        .with_context(|| format!("ask for the size of the file system of {}", path.display()))?;
+    Ok(about.f_blocks.saturating_mul(about.f_frsize))
+}
+
+async fn end(name: &str, mut task: JoinHandle<()>) {
+    match timeout(LOOPS_MAX, &mut task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(name, %error, "a loop did not end by itself"),
+        Err(_) => {
+            tracing::warn!(name, "a loop did not end in time and is cut");
+            task.abort();
+        }
+    }
+}
