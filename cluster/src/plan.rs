@@ -212,6 +212,18 @@ impl Plan {
         self.pieces().get(usize::try_from(piece).ok()?).cloned()
     }
 
+    /// The segments that the job of a piece may yield. The last piece goes on to the end of the source, wherever that is, so
+    /// it may yield more than the plan could foresee.
+    #[must_use]
+    pub fn segments_allowed(&self, piece: u32) -> Range<u32> {
+        let pieces = self.pieces();
+        let Some(own) = usize::try_from(piece).ok().and_then(|piece| pieces.get(piece)) else {
+            return 0..0;
+        };
+        let last = pieces.last() == Some(own);
+        own.start..if last { u32::try_from(SEGMENTS_MAX).unwrap_or(u32::MAX) } else { own.end }
+    }
+
     /// Where a piece ends, in milliseconds; `None` when there is no such piece or nobody knows.
     #[must_use]
     pub fn piece_end_ms(&self, piece: u32) -> Option<u64> {

@@ -111,7 +111,7 @@ fn require_plausible(
         format!("at most {COMMIT_SEGMENTS_MAX} segments can be committed at once")
     })?;
     let allowed = match job.kind {
-        JobKind::Piece => plan.piece(job.piece).unwrap_or_default(),
+        JobKind::Piece => plan.segments_allowed(job.piece),
         JobKind::Prepare | JobKind::Copy | JobKind::Audio | JobKind::Thumbnail => {
             0..u32::try_from(SEGMENTS_MAX).unwrap_or(u32::MAX)
         }
@@ -125,8 +125,12 @@ fn require_plausible(
             format!("segment {number} ends beyond all time")
         })?;
         if let (Cuts::Known(cuts), TrackKind::Video) = (&plan.cuts, rendition.kind) {
-            let cut = usize::try_from(number).ok().and_then(|number| cuts.get(number));
-            require(cut.is_some_and(|cut| cut.abs_diff(segment.start) <= slack), || {
+            let as_planned = match usize::try_from(number).ok().and_then(|number| cuts.get(number)) {
+                Some(cut) => cut.abs_diff(segment.start) <= slack,
+                // Behind the last cut, the last piece cuts as it sees fit.
+                None => job.kind == JobKind::Piece,
+            };
+            require(as_planned, || {
                 format!("segment {number} begins at {}, not at its cut", segment.start)
             })?;
         }

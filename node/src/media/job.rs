@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use cluster::catalog;
 use cluster::command::{Action, LeaseToken};
-use cluster::jobs::JobId;
+use cluster::jobs::{JobId, JobKind};
 use cluster::tables::videos::VideoError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -122,6 +122,10 @@ async fn attempt(context: &Context) -> Result<Ended, Failure> {
 async fn finish(context: &Context, mut results: Results) -> Result<Ended> {
     if results.flush().await? == Ended::LeaseLost {
         return Ok(Ended::LeaseLost);
+    }
+    // Setting the plan ended that job already.
+    if context.job.kind == JobKind::Prepare {
+        return Ok(Ended::Done);
     }
     let action = Action::FinishJob {
         job: context.job,

@@ -231,3 +231,21 @@ fn the_peak_rate_is_that_of_the_busiest_segment() {
     assert_eq!(row.bitrate_peak, 5000 * 8 / 4);
     assert_eq!((row.bytes, row.ticks, row.segment_ticks_max), (15_000, 12_000, 4000));
 }
+
+#[test]
+fn the_last_piece_goes_on_to_the_end_of_a_source_of_unknown_length() {
+    let mut world = World::new();
+    let mut plan = plan_of(&[("360p", Lane::Encode)], 1);
+    plan.duration_ms = None;
+    let id = world.upload_with_plan(1, plan);
+    let claim = world.claim(1, &[JobKind::Piece]).unwrap();
+    world.commit(&claim, 0, 0..5, 4);
+    assert_eq!(world.video(id).frontier_ms, 20_000);
+
+    // A piece that is not the last one keeps to its segments.
+    let mut world = World::new();
+    world.upload_with_plan(1, encode_plan(10));
+    let first = world.claim(1, &[JobKind::Piece]).unwrap();
+    let refusal = world.refused(commit(&first, 0, 1..2, 4));
+    assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
+}
