@@ -1,7 +1,7 @@
 //! Transcodes one file on this machine into a directory that any HLS player can play: all jobs of a plan, one after the
 //! other, as a cluster would do them in parallel. For looking at results and for measuring.
 //!
-//! `cargo run --example transcode -- FILE DIRECTORY`
+//! `cargo run --example transcode -- FILE DIRECTORY [encode]`; with `encode`, nothing is copied.
 #![allow(clippy::print_stdout, reason = "this is a command")]
 
 use std::collections::BTreeMap;
@@ -63,15 +63,16 @@ struct Made {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(file), Some(directory)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: transcode FILE DIRECTORY".into());
+        return Err("usage: transcode FILE DIRECTORY [encode]".into());
     };
+    let copy_allowed = arguments.next().is_none();
     fs::create_dir_all(&directory)?;
     let mut made = Made::default();
     let work = |job: Job, made: &mut Made| -> Result<(), Box<dyn std::error::Error>> {
         run(&job, FileSource::open(&file)?, &mut |output| keep(made, &directory, output))?;
         Ok(())
     };
-    work(Job::Prepare(PrepareJob::default()), &mut made)?;
+    work(Job::Prepare(PrepareJob { copy_allowed, ..PrepareJob::default() }), &mut made)?;
     let plan = made.plan.clone().ok_or("no plan")?;
     println!("{plan:#?}", plan = Plan { recipe: Vec::new(), ..plan.clone() });
     let indices = |kind, lane| {

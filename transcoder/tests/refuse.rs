@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use common::boxes::{find, u32_at};
 use common::movie::{Movie, outputs, prepare, prepare_as};
 use common::{Studio, Whole};
-use transcoder::{Code, Job, Limits, PrepareJob, Source, ThumbnailJob};
+use transcoder::{
+    AudioJob, Code, CopyJob, Job, Lane, Limits, PieceJob, PrepareJob, Source, ThumbnailJob,
+    TrackKind,
+};
 
 fn refusal(source: impl Source) -> Code {
     let begin = Instant::now();
@@ -127,6 +130,67 @@ fn more_than_the_limits() {
         let failure = prepare_as(job, Whole::new(&clip)).unwrap_err();
         assert_eq!(failure.code, code);
         assert!(failure.is_permanent());
+    }
+}
+
+/// Bytes of real files, some of them replaced. Whatever comes of it, it is an answer and neither a panic nor a wait.
+#[test]
+fn damaged_bytes_end_in_an_answer() {
+    const ROUNDS: u64 = 25;
+    let studio = Studio::open();
+    let base = "-f lavfi -i testsrc2=s=128x96:r=10:d=2 -f lavfi -i sine=d=2";
+    for (arguments, name) in [
+        (
+            "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac -movflags +faststart",
+            "clip.mp4",
+        ),
+        ("-c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac", "clip.mkv"),
+        ("-c:v mpeg4 -c:a libmp3lame", "clip.avi"),
+        ("-c:v mpeg2video -c:a mp2", "clip.ts"),
+    ] {
+        let clip = studio.clip(&format!("{base} {arguments}"), name);
+        // A generator of numbers whose row is always the same (Knuth's constants).
+        let mut state = 1u64;
+        let mut random = |below: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for round in 0..ROUNDS {
+            let mut damaged = clip.clone();
+            // Headers are where it hurts.
+            let reach = if round % 2 == 0 { clip.len().min(4096) } else { clip.len() };
+            for _ in 0..1 + random(20) {
+                damaged[random(reach)] = random(256) as u8;
+            }
+            let Ok(plan) = prepare(Whole::new(&damaged)) else { continue };
+            assert!(plan.recipe.len() <= transcoder::RECIPE_BYTES_MAX);
+            let recipe = plan.recipe.clone();
+            for (index, rendition) in plan.renditions.iter().enumerate() {
+                let index = index as u16;
+                let recipe = recipe.clone();
+                let job = match (rendition.lane, rendition.kind) {
+                    (Lane::Copy, _) => Job::Copy(CopyJob {
+                        recipe,
+                        renditions: vec![index],
+                        cuts: plan.cuts.clone(),
+                    }),
+                    (Lane::Encode, TrackKind::Audio) => {
+                        Job::Audio(AudioJob { recipe, rendition: index, cuts: plan.cuts.clone() })
+                    }
+                    (Lane::Encode, TrackKind::Video) => Job::Piece(PieceJob {
+                        recipe,
+                        renditions: vec![index],
+                        first_segment: 0,
+                        cuts: vec![0],
+                        end: None,
+                        threads: 1,
+                    }),
+                };
+                let _ = outputs(&job, Whole::new(&damaged));
+            }
+        }
     }
 }
 
