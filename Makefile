@@ -25,7 +25,7 @@ run: build ## start a three-node cluster here; ARGS="--nodes 5 --http-port 9000"
 build: packages toolchain rocksdb web ## compile target/debug/reelraft with the web app inside
 	@$(step) "Compiling reelraft (the first time with all it depends on: minutes)" cargo build --workspace --bins
 
-test: build $(browser)/node_modules/.package-lock.json ## all tests that a change must pass; ARGS="-E 'package(cluster)'" for some
+test: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests that a change must pass; ARGS="-E 'package(cluster)'" for some
 	@scripts/test.sh $(ARGS)
 
 check: packages toolchain rocksdb web ## format, lints, documentation, dependency arrows, licences, spelling
@@ -39,14 +39,14 @@ bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd
 	  cargo build --release --workspace --bins
 	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
-chaos: build $(browser)/node_modules/.package-lock.json ## long runs of faults on real clusters; SEED=42 repeats one
-	@REELRAFT_CHAOS=long $(if $(SEED),REELRAFT_SEED=$(SEED)) NEXTEST_PROFILE=chaos scripts/test.sh --package chaos-tests $(ARGS)
+chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## long runs of faults on real clusters; SEED=42 repeats one
+	@REELRAFT_CHAOS=long $(if $(SEED),REELRAFT_SEED=$(SEED)) NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' $(ARGS)
 
 web: toolchain $(web)/dist/index.html ## build the web app: gateway/web/dist
 
 clean: ## forget what this clone built; what the machine keeps for all clones stays
 	cargo clean
-	rm -rf .cargo/local.toml $(web)/dist $(web)/node_modules
+	rm -rf .cargo/local.toml $(web)/dist $(web)/node_modules $(browser)/node_modules
 
 # What each command needs from the system, for scripts/packages.sh.
 groups := build

@@ -8,7 +8,12 @@ source scripts/tools.sh
 
 use_tool cargo-nextest
 
-# What the tests of real clusters run from outside: the binary that make has just built, and a browser.
+# Always the whole workspace with its tests: Cargo chooses the features of dependencies by what is built together, and
+# another choice would compile half of them once more.
+step "Compiling reelraft and its tests (the first time with all they depend on: minutes)" \
+  cargo build --workspace --bins --tests
+
+# What the tests of real clusters run from outside: that binary, and a browser.
 export REELRAFT_BIN=${REELRAFT_BIN:-$(target_dir)/debug/reelraft}
 for browser in google-chrome chromium-browser chromium; do
   if have "$browser"; then found=$(command -v "$browser"); fi
@@ -19,5 +24,4 @@ if (($# == 0)); then
   step "Web app: unit tests" npm --prefix gateway/web run --silent test
   step "Rust: examples in the documentation" cargo test --quiet --workspace --doc
 fi
-step "Rust: unit tests, then real clusters (the first time it compiles all of them: minutes)" \
-  cargo nextest run --workspace "$@"
+step "Rust: unit tests, then real clusters" cargo nextest run --workspace "$@"
