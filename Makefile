@@ -39,8 +39,8 @@ bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd
 	  cargo build --release --workspace --bins
 	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
-chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## long runs of faults on real clusters; SEED=42 repeats one
-	@REELRAFT_CHAOS=long $(if $(SEED),REELRAFT_SEED=$(SEED)) NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' $(ARGS)
+chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## faults on real clusters, again and again; FOR=10m
+	@NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' --stress-duration $(or $(FOR),1h) $(ARGS)
 
 web: toolchain $(web)/dist/index.html ## build the web app: gateway/web/dist
 
