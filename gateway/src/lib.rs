@@ -14,7 +14,7 @@
 //! # Map
 //!
 //! `routes` has the table of addresses, `respond` what every answer has, `error` what goes wrong; then one module per
-//! resource: [`videos`], [`events`], [`views`] (heartbeats), [`upload`], [`playback`], [`status`], [`web`].
+//! resource: `videos`, `events`, `views` (heartbeats), [`upload`], [`playback`], `status`, `web`.
 
 pub mod api;
 pub mod backend;

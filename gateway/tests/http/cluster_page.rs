@@ -2,8 +2,9 @@
 
 use axum::http::StatusCode;
 use gateway::api::{Cluster, NodeStatus, Readiness};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::site::Site;
+use crate::site::{Site, path};
 
 #[tokio::test]
 async fn a_node_is_alive_and_ready_or_says_why_not() {
@@ -22,6 +23,34 @@ async fn metrics_are_prometheus_text() {
     let answer = Site::new().get("/metrics").await.expect(StatusCode::OK);
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     assert!(answer.text().contains("up 1"));
+}
+
+#[test]
+fn requests_are_counted_by_route_and_not_by_address() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let site = Site::new();
+            let video = site.video().await;
+            for path in
+                [path(&video), path(&video), "/api/v1/videos/unknown".into(), "/nothing".into()]
+            {
+                site.get(&path).await;
+            }
+        });
+    });
+    let text = handle.render();
+    for line in [
+        r#"reelraft_http_requests_total{route="/api/v1/videos/{id}",status="2xx"} 2"#,
+        r#"reelraft_http_requests_total{route="/api/v1/videos/{id}",status="4xx"} 1"#,
+        r#"reelraft_http_requests_total{route="other",status="4xx"} 1"#,
+        "reelraft_upload_bytes_total 1000",
+        "reelraft_uploads 0",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line} in {text}");
+    }
 }
 
 #[tokio::test]
