@@ -262,7 +262,8 @@ impl Inner {
     }
 }
 
-/// What a block costs in a budget of bytes.
+/// What a block costs in a budget of bytes: its own, and what goes with it.
 fn cost(bytes: usize) -> u32 {
-    u32::try_from(bytes.min(BLOCK_BYTES_MAX)).expect("a block's longest length fits")
+    const EXTRA: usize = 4096;
+    u32::try_from((bytes + EXTRA).min(BLOCK_BYTES_MAX)).expect("a block's longest length fits")
 }

@@ -26,7 +26,7 @@ const HEDGE_AFTER: Duration = Duration::from_millis(150);
 /// How long all attempts together may take. A player has some seconds of video left when it asks for a segment.
 const GET_DEADLINE: Duration = Duration::from_secs(8);
 
-/// How often all holders are asked when the trouble may pass by itself, and the pause before they are asked again.
+/// How often all holders are asked for somebody who waits, when the trouble may pass by itself; and the pause in between.
 const ROUNDS: u32 = 4;
 const ROUND_PAUSE: Duration = Duration::from_millis(300);
 
@@ -89,12 +89,13 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let bytes = self.read_from_others(block).await.map_err(|error| match error {
-                GetError::Unreadable { reason, .. } => {
-                    unreadable(format!("here: {here_says}; {reason}"))
-                }
-                GetError::Catalog(_) => error,
-            })?;
+            let bytes =
+                self.read_from_others(block, ROUNDS).await.map_err(|error| match error {
+                    GetError::Unreadable { reason, .. } => {
+                        unreadable(format!("here: {here_says}; {reason}"))
+                    }
+                    GetError::Catalog(_) => error,
+                })?;
             metrics::counter!("reelraft_content_reads_total", "from" => "others").increment(1);
             self.heal(block, &bytes, &here_says);
             Ok(bytes)
@@ -131,8 +132,12 @@ impl Inner {
         });
     }
 
-    /// Asks the other holders, again after a pause when the trouble may pass.
-    pub(super) async fn read_from_others(&self, block: BlockRef) -> Result<Bytes, GetError> {
+    /// Asks the other holders; up to `rounds` times, with pauses, while the trouble may pass.
+    pub(super) async fn read_from_others(
+        &self,
+        block: BlockRef,
+        rounds: u32,
+    ) -> Result<Bytes, GetError> {
         let mut round = 1;
         loop {
             let refusals = match self.ask_others(block).await? {
@@ -140,7 +145,7 @@ impl Inner {
                 Err(refusals) => refusals,
             };
             let passing = refusals.iter().any(|(_, refusal)| refusal.passing);
-            if round == ROUNDS || !passing {
+            if round == rounds || !passing {
                 let reasons: Vec<_> = refusals
                     .iter()
                     .map(|(node, refusal)| format!("node {node}: {}", refusal.reason))

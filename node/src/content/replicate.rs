@@ -27,8 +27,10 @@ use super::{Content, Inner};
 use crate::rpc::blocks::HAS_MAX;
 use crate::store::{BLOCK_BYTES_MAX, Pool, StoreError};
 
-/// How long after a comparison the next one follows, if nothing else asks for one. Finds what no hint told.
-const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long after a comparison the next one follows: finds what no hint told. Soon after a start, when the catalog is still
+/// catching up, and after one that found something; each quiet one doubles the time.
+const COMPARE_INTERVAL_MIN: Duration = Duration::from_secs(2);
+const COMPARE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// A comparison may take this part of the time, however many blocks there are: it reads every row of the catalog's blocks.
 const COMPARE_SHARE: u32 = 20;
@@ -38,6 +40,10 @@ const PAGE: usize = 1000;
 
 /// Copies made at the same time: enough to hide the way to another node, few enough to leave its disk to viewers.
 const PARALLEL: usize = 4;
+
+/// A round ends after so many copies that could not be made: their holders are away, and so will be those of the next ones.
+/// The next round goes on behind them, so that what is lost does not stand in the way of what is not.
+const FAILURES_PER_ROUND_MAX: usize = 64;
 
 /// After a round in which some copies could not be made: the pause before the next one, at first and at most.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -83,39 +89,40 @@ impl Loops {
     async fn pull_missing(&self) {
         let missing = &self.inner.missing;
         let mut pause = RETRY_PAUSE_MIN;
+        let mut interval = COMPARE_INTERVAL_MIN;
         let mut compare_at = Instant::now();
+        let mut cursor = None;
         loop {
             if Instant::now() >= compare_at {
                 let began = Instant::now();
-                match self.compare().await {
+                interval = match self.compare().await {
                     Ok(()) if missing.len() > 0 => {
                         tracing::info!(blocks = missing.len(), "copies are missing here");
+                        COMPARE_INTERVAL_MIN
                     }
-                    Ok(()) => {}
+                    Ok(()) => (interval * 2).min(COMPARE_INTERVAL_MAX),
                     Err(reason) => {
                         tracing::warn!(reason, "comparing the store with the catalog failed");
                         missing.wait_for(Some(reason));
+                        COMPARE_INTERVAL_MAX
                     }
-                }
-                let interval = COMPARE_INTERVAL.max(began.elapsed() * COMPARE_SHARE);
-                compare_at = Instant::now() + jittered(interval);
+                };
+                let took = began.elapsed();
+                compare_at = Instant::now() + jittered(interval.max(took * COMPARE_SHARE));
             }
-            let failed = self.pull_round().await;
-            let overflowed = missing.overflowed();
-            if overflowed && !failed {
+            if self.pull_round(&mut cursor).await {
+                // Whatever asks for the next round in the meantime has to wait: it would go the same way.
+                sleep(jittered(pause)).await;
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                continue;
+            }
+            pause = RETRY_PAUSE_MIN;
+            if missing.overflowed() {
                 compare_at = Instant::now();
                 continue;
             }
-            let wake_at = if failed {
-                let wake_at = Instant::now() + jittered(pause);
-                pause = (pause * 2).min(RETRY_PAUSE_MAX);
-                wake_at.min(compare_at)
-            } else {
-                pause = RETRY_PAUSE_MIN;
-                compare_at
-            };
             tokio::select! {
-                () = tokio::time::sleep_until(wake_at) => {}
+                () = tokio::time::sleep_until(compare_at) => {}
                 () = missing.hinted() => {}
             }
         }
@@ -179,24 +186,35 @@ impl Loops {
         }
     }
 
-    /// Tries to get each missing block once. Whether any could not be had.
-    async fn pull_round(&self) -> bool {
+    /// Tries to get each missing block once, from the one after `cursor` on, until the end or until too many could not be
+    /// had. Whether any could not.
+    async fn pull_round(&self, cursor: &mut Option<BlockHash>) -> bool {
         let missing = &self.inner.missing;
-        let mut after = None;
+        let mut failures = 0;
+        let mut trouble = None;
+        let mut after = *cursor;
         let queue = std::iter::from_fn(|| {
             let block = missing.next(after)?;
             after = Some(block.hash);
             Some(block)
         });
-        let outcomes = stream::iter(queue).map(|block| self.pull(block)).buffer_unordered(PARALLEL);
-        let mut outcomes = std::pin::pin!(outcomes);
-        let mut trouble = None;
-        while let Some(outcome) = outcomes.next().await {
-            if let Err(reason) = outcome {
-                trouble = Some(reason);
-            }
+        let pulls = stream::iter(queue)
+            .map(|block| async move { (block.hash, self.pull(block).await) })
+            .buffered(PARALLEL);
+        let mut pulls = std::pin::pin!(pulls);
+        *cursor = loop {
+            let Some((hash, outcome)) = pulls.next().await else {
+                break None;
+            };
             metrics::gauge!("reelraft_content_missing_blocks").set(missing.len() as f64);
-        }
+            if let Err(reason) = outcome {
+                failures += 1;
+                trouble = Some(reason);
+                if failures == FAILURES_PER_ROUND_MAX {
+                    break Some(hash);
+                }
+            }
+        };
         let failed = trouble.is_some();
         if failed || missing.len() == 0 {
             missing.wait_for(trouble);
@@ -212,7 +230,7 @@ impl Loops {
         }
         self.wait_for_turn(block).await;
         let here = inner.placement.current().map_err(|error| error.to_string())?;
-        let pulled = match inner.read_from_others(block).await {
+        let pulled = match inner.read_from_others(block, 1).await {
             Ok(bytes) => {
                 inner.store.put(block.hash, bytes, here.applied).await.map_err(|e| e.to_string())
             }

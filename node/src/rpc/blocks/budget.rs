@@ -20,6 +20,9 @@ use tower::Service;
 use super::BLOCK_BYTES_HEADER;
 use crate::store::BLOCK_BYTES_MAX;
 
+/// What a call costs beside the bytes that it announces.
+const CALL_BYTES: usize = 16 << 10;
+
 /// A service behind a budget of bytes. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Budgeted<S> {
@@ -42,6 +45,7 @@ impl<S> Budgeted<S> {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse().ok())
             .unwrap_or(BLOCK_BYTES_MAX)
+            .saturating_add(CALL_BYTES)
             .min(self.budget_bytes);
         u32::try_from(announced).unwrap_or(u32::MAX)
     }
