@@ -1,8 +1,9 @@
-// A person's way through the web app, in a real browser: open, upload, watch at another node before the video is ready, and
-// go on watching when that node is killed.
+// A person's way through the web app, in a real browser: open, upload, watch at another node before the video is ready; then
+// watch a longer one, and go on watching when the node that serves it is killed.
 //
-// Run by chaos-tests/tests/browser.rs, which starts the cluster and does the killing. They talk in lines: this script
-// prints one JSON object a line ({"step": …}), and reads one line ("killed") when the node is gone.
+// Run by chaos-tests/tests/browser.rs, which starts the cluster, uploads the longer video and does the killing. They talk in
+// lines: this script prints one JSON object a line ({"step": …}); it reads the id of the longer video, and then any line when
+// the node is gone.
 //
 //   node person.mjs CHROMIUM UPLOAD_URL WATCH_URL CLIP [SCREENSHOTS]
 
@@ -14,7 +15,11 @@ const [executablePath, uploadUrl, watchUrl, clip, screenshots] = process.argv.sl
 /** How long any single thing may take that a person waits for. */
 const PATIENCE_MS = 60_000;
 /** How long playback is watched after the node was killed. */
-const WATCH_AFTER_KILL_MS = 12_000;
+const WATCH_AFTER_KILL_MS = 8_000;
+/** What a player has ahead of it in good order when the node is killed. */
+const BUFFER_S = 10;
+/** Far beyond what is buffered, so that it has to come from another node. */
+const SEEK_TO_S = 150;
 
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -68,6 +73,19 @@ try {
   await shot(viewer, '3-watch-while-processing');
   say({ step: 'playing', state });
 
+  const longer = (await lines.next()).value;
+  await viewer.goto(`${watchUrl}/watch/${longer}`);
+  await viewer.waitForFunction(
+    (aheadS) => {
+      const video = document.querySelector('video');
+      const last = (video?.buffered.length ?? 0) - 1;
+      return last >= 0 && video.currentTime > 0 && video.buffered.end(last) - video.currentTime >= aheadS;
+    },
+    BUFFER_S,
+    { polling: 50 },
+  );
+  say({ step: 'buffered' });
+
   await lines.next();
   // From here on, how long does the picture ever stand still?
   const after = await viewer.evaluate(async (watchMs) => {
@@ -85,6 +103,13 @@ try {
   }, WATCH_AFTER_KILL_MS);
   await shot(viewer, '4-watch-after-kill');
   say({ step: 'survived', ...after });
+
+  const began = Date.now();
+  await viewer.evaluate((to) => (document.querySelector('video').currentTime = to), SEEK_TO_S);
+  await viewer.waitForFunction((to) => document.querySelector('video').currentTime > to + 0.5, SEEK_TO_S, {
+    polling: 50,
+  });
+  say({ step: 'sought', tookMs: Date.now() - began });
 
   await uploader.goto(`${uploadUrl}/cluster`);
   await uploader.getByRole('heading', { level: 1 }).first().waitFor();

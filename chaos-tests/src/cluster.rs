@@ -90,7 +90,14 @@ impl Node {
     fn start(&mut self, binary: &Path, settings: &Settings) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.number);
         let log = File::options().create(true).append(true).open(self.log())?;
-        let process = Command::new(binary)
+        let mut command = Command::new(binary);
+        // What is meant for the tests is not meant for the nodes.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("REELRAFT_") {
+                command.env_remove(name);
+            }
+        }
+        let process = command
             .arg("serve")
             .env("REELRAFT_DATA_DIR", self.data())
             .env("REELRAFT_NAME", format!("node-{}", self.number))

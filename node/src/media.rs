@@ -37,12 +37,13 @@ use tracing::{debug, info, warn};
 
 pub use worker::main as worker_main;
 
-/// How long a lease lasts without being renewed. Short, because a dead node's jobs wait this long; long enough for an
-/// election and a busy machine in between.
-const LEASE: Duration = Duration::from_secs(8);
+/// How long a lease lasts without being renewed. Short, because a dead node's jobs wait this long, and with them whoever
+/// watches a video that is still being made; long enough for an election in between. Losing one by mistake costs only the
+/// work: a lease that is over stays good until somebody else claims the job.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// How often leases are renewed: twice may fail before one is lost.
-const RENEW_EVERY: Duration = Duration::from_millis(2500);
+const RENEW_EVERY: Duration = Duration::from_millis(1250);
 
 /// How long the loop sleeps at most when nothing wakes it: leases of dead nodes end without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
