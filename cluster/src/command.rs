@@ -175,7 +175,7 @@ pub enum Action {
         block: BlockRef,
     },
     /// A job is done: all that it had to commit has been committed, else this is refused. A piece has to have all its
-    /// segments in all encoded rungs; only the last piece of a video may lack some at the end, the same in all rungs.
+    /// segments in all encoded rungs; only the last piece of a video may end earlier or later, and then in all rungs alike.
     FinishJob {
         job: JobId,
         token: LeaseToken,

@@ -217,11 +217,14 @@ impl Plan {
     #[must_use]
     pub fn segments_allowed(&self, piece: u32) -> Range<u32> {
         let pieces = self.pieces();
-        let Some(own) = usize::try_from(piece).ok().and_then(|piece| pieces.get(piece)) else {
-            return 0..0;
-        };
-        let last = pieces.last() == Some(own);
-        own.start..if last { u32::try_from(SEGMENTS_MAX).unwrap_or(u32::MAX) } else { own.end }
+        match usize::try_from(piece).ok().and_then(|piece| pieces.get(piece)) {
+            Some(own) if pieces.last() == Some(own) => {
+                // One more than any plan has cuts, so that the last piece always differs from what was foreseen.
+                own.start..u32::try_from(SEGMENTS_MAX + 1).unwrap_or(u32::MAX)
+            }
+            Some(own) => own.clone(),
+            None => 0..0,
+        }
     }
 
     /// Where a piece ends, in milliseconds; `None` when there is no such piece or nobody knows.

@@ -125,7 +125,8 @@ fn require_plausible(
             format!("segment {number} ends beyond all time")
         })?;
         if let (Cuts::Known(cuts), TrackKind::Video) = (&plan.cuts, rendition.kind) {
-            let as_planned = match usize::try_from(number).ok().and_then(|number| cuts.get(number)) {
+            let as_planned = match usize::try_from(number).ok().and_then(|number| cuts.get(number))
+            {
                 Some(cut) => cut.abs_diff(segment.start) <= slack,
                 // Behind the last cut, the last piece cuts as it sees fit.
                 None => job.kind == JobKind::Piece,
@@ -253,20 +254,19 @@ pub(super) fn require_results(step: &Step<'_>, video: &VideoRow, job: JobId) -> 
             Ok(())
         }
         JobKind::Piece => {
-            let pieces = plan.pieces();
-            let piece = usize::try_from(job.piece).ok().and_then(|piece| pieces.get(piece));
-            let piece = piece.ok_or_else(|| invalid("there is no such piece"))?;
-            let wanted = piece.end - piece.start;
-            // A source may end a little before its headers say; then all rungs end with the same segment.
-            let is_last = pieces.last() == Some(piece);
+            let piece = plan.piece(job.piece).ok_or_else(|| invalid("there is no such piece"))?;
+            let allowed = plan.segments_allowed(job.piece);
+            // A source may end before or after what its headers say; then all rungs end with the same segment.
+            let is_last = allowed != piece;
             let mut first_found = None;
             for (index, rendition) in made {
-                let found = catalog::segments(&step.tx, video.id, index, piece.start, piece.end)?;
+                let found =
+                    catalog::segments(&step.tx, video.id, index, allowed.start, allowed.end)?;
                 let without_gap =
                     (piece.start..).zip(&found).all(|(number, segment)| segment.number == number);
-                let complete = found.len() == usize::try_from(wanted).unwrap_or(usize::MAX);
+                let complete = found.len() == piece.len();
                 let as_others = *first_found.get_or_insert(found.len()) == found.len();
-                require(complete || (is_last && without_gap && as_others), || {
+                require(without_gap && as_others && (complete || is_last), || {
                     format!("segments of {} are missing", rendition.name)
                 })?;
             }

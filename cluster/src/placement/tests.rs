@@ -12,9 +12,9 @@ fn even(nodes: u64, zones: u64) -> Vec<Candidate> {
     (1..=nodes).map(|id| candidate(id, id % zones, 1 << 40)).collect()
 }
 
-/// The least that any layout for these candidates must copy: what was on nodes that are gone, and what each node has too
-/// little, tolerance granted.
-fn least_movement(old: &Layout, candidates: &[Candidate]) -> u32 {
+/// What any layout for these candidates must copy: first, what was on nodes that are gone; second, what each node has too
+/// little, tolerance granted. One copy may serve both, where the zones allow it.
+fn needed_movement(old: &Layout, candidates: &[Candidate]) -> (u32, u32) {
     let mut loads = old.loads();
     let too_little = quota(candidates)
         .into_iter()
@@ -23,8 +23,7 @@ fn least_movement(old: &Layout, candidates: &[Candidate]) -> u32 {
             quota.saturating_sub(load + tolerance(quota))
         })
         .sum();
-    let gone = loads.into_values().sum();
-    u32::max(too_little, gone)
+    (loads.into_values().sum(), too_little)
 }
 
 #[test]
@@ -205,9 +204,12 @@ proptest! {
         };
         // Where the zone rule itself stays the same, little more moves than any layout has to.
         if zones(&before) >= 3 && zones(&after) >= 3 {
-            let least = least_movement(&old, &after);
+            let (gone, too_little) = needed_movement(&old, &after);
+            // A new node in one zone is of little use to the groups that an old one left in another.
+            let one_change = removed == 0 || after.len() + removed == before.len();
+            let least = if one_change { gone.max(too_little) } else { gone + too_little };
             let moved = movement(&old, &new).copied;
-            prop_assert!(moved <= least + least / 4 + 16, "moved {moved}, at least {least}");
+            prop_assert!(moved <= least + least / 4 + 32, "moved {moved}, at least {least}");
         }
     }
 }

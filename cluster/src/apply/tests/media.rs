@@ -241,6 +241,21 @@ fn the_last_piece_goes_on_to_the_end_of_a_source_of_unknown_length() {
     let claim = world.claim(1, &[JobKind::Piece]).unwrap();
     world.commit(&claim, 0, 0..5, 4);
     assert_eq!(world.video(id).frontier_ms, 20_000);
+    world.finish(&claim);
+    world.work_off();
+    assert_eq!(world.video(id).duration_ms, Some(20_000));
+
+    // But all rungs go on to the same end.
+    let mut world = World::new();
+    let id = world.upload_with_plan(1, encode_plan(1));
+    let claim = world.claim(1, &[JobKind::Piece]).unwrap();
+    world.commit(&claim, 0, 0..3, 4);
+    world.commit(&claim, 1, 0..2, 4);
+    assert!(matches!(world.refused(crate::testing::finish(&claim)), Refusal::Invalid { .. }));
+    world.commit(&claim, 1, 2..3, 4);
+    world.finish(&claim);
+    world.work_off();
+    assert_eq!(world.video(id).frontier_ms, 12_000);
 
     // A piece that is not the last one keeps to its segments.
     let mut world = World::new();
