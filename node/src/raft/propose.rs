@@ -94,10 +94,15 @@ impl Leader {
 
     /// Waits for a leader other than `old`. Never ends when consensus has stopped.
     pub(super) async fn other_than(&self, old: Option<NodeId>) {
+        self.neither(old, old).await;
+    }
+
+    /// Waits for a leader that is neither of these two. Never ends when consensus has stopped.
+    async fn neither(&self, one: Option<NodeId>, other: Option<NodeId>) {
         let mut metrics = self.metrics.clone();
         loop {
             let leader = metrics.borrow_and_update().current_leader.map(NodeId);
-            if leader.is_some() && leader != old {
+            if leader.is_some() && leader != one && leader != other {
                 return;
             }
             if metrics.changed().await.is_err() {
@@ -175,7 +180,9 @@ impl Proposer {
         let mut maybe_appended = false;
         let mut reason = "none is known".to_owned();
         loop {
-            let leader = hint.take().or_else(|| self.leader.now());
+            // Somebody else may know of a newer leader than this node does.
+            let known = self.leader.now();
+            let leader = hint.take().or(known);
             let outcome = match leader {
                 None => Outcome::Elsewhere(None, reason.clone()),
                 Some(leader) => {
@@ -190,7 +197,7 @@ impl Proposer {
                         outcome = timeout_at(deadline, attempt) => outcome
                             .unwrap_or_else(|_| Outcome::Unknown(format!("node {leader} did not answer"))),
                         // The one that was asked may never answer.
-                        () = self.leader.other_than(Some(leader)) =>
+                        () = self.leader.neither(Some(leader), known) =>
                             Outcome::Unknown(format!("node {leader} is no longer the leader")),
                     }
                 }
@@ -210,7 +217,7 @@ impl Proposer {
             if hint.is_none() {
                 tokio::select! {
                     () = sleep(jittered(wait)) => {}
-                    () = self.leader.other_than(leader) => {}
+                    () = self.leader.neither(leader, known) => {}
                 }
                 wait = (wait * 2).min(RETRY_MAX);
             }

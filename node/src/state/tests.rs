@@ -4,7 +4,9 @@ use cluster::view::{MemoryView, Transaction};
 
 use super::*;
 
-fn batch(changes: &[(TableId, &[u8], Option<&[u8]>)]) -> view::WriteBatch {
+type Change<'a> = (TableId, &'a [u8], Option<&'a [u8]>);
+
+fn batch(changes: &[Change<'_>]) -> view::WriteBatch {
     let below = MemoryView::default();
     let mut transaction = Transaction::new(&below);
     for (table, key, value) in changes {
