@@ -136,7 +136,7 @@ fn more_than_the_limits() {
 /// Bytes of real files, some of them replaced. Whatever comes of it, it is an answer and neither a panic nor a wait.
 #[test]
 fn damaged_bytes_end_in_an_answer() {
-    const ROUNDS: u64 = 25;
+    const ROUNDS: u64 = 15;
     let studio = Studio::open();
     let base = "-f lavfi -i testsrc2=s=128x96:r=10:d=2 -f lavfi -i sine=d=2";
     for (arguments, name) in [

@@ -58,6 +58,12 @@ fn flash_and_beep_stay_together() {
             (Lane::Encode, Lane::Encode),
         ),
         ("mpeg4.avi", "-c:v mpeg4 -c:a libmp3lame".into(), "", (Lane::Encode, Lane::Encode)),
+        (
+            "bframes.avi",
+            "-c:v mpeg4 -bf 2 -c:a libmp3lame".into(),
+            "",
+            (Lane::Encode, Lane::Encode),
+        ),
         ("mpeg2.ts", "-c:v mpeg2video -c:a mp2".into(), "", (Lane::Encode, Lane::Encode)),
         // Sound that starts a second late, or before the pictures: beep and flash are apart, and must stay so.
         ("late.mp4", format!("{h264} -c:a aac -ac 2"), "-itsoffset 1", (Lane::Copy, Lane::Encode)),

@@ -50,6 +50,9 @@ impl Frames {
         let video = &recipe.video;
         let mut demuxer = Demuxer::open(source, Depth::Headers)?;
         demuxer.select(&[video.stream]);
+        // AVI has no presentation times: a frame gets the time of the packet that brought it out, as it does in the ffmpeg
+        // program. With one thread that does not depend on how many there are.
+        let threads = if demuxer.container == Container::Avi { 1 } else { threads };
         let decoder = open_decoder(&demuxer, recipe, threads)?;
         let mut frames = Self {
             demuxer,
