@@ -146,8 +146,8 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
         Action::FailJob { job, token, permanent, error } => {
             jobs::fail(step, *job, *token, *permanent, error)
         }
-        Action::FinishJob { job, token, discovered_cuts } => {
-            jobs::finish(step, *job, *token, discovered_cuts.as_deref())
+        Action::FinishJob { job, token, discovered_cuts, source_end } => {
+            jobs::finish(step, *job, *token, discovered_cuts.as_deref(), *source_end)
         }
 
         Action::SetPlan { job, token, plan } => media::set_plan(step, *job, *token, plan),

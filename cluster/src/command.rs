@@ -181,6 +181,10 @@ pub enum Action {
         token: LeaseToken,
         /// The cuts that a copy job found on its way, for a plan that did not know them; needed if anything is encoded.
         discovered_cuts: Option<Vec<u64>>,
+        /// The tick at which the pictures end, from a job that read to the end of the source. Segments that were planned
+        /// to begin there or later do not exist: a source may be shorter than its headers say.
+        #[serde(default)]
+        source_end: Option<u64>,
     },
 }
 

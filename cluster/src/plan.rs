@@ -227,6 +227,16 @@ impl Plan {
         }
     }
 
+    /// Whether a planned segment begins before that tick; without one all of them do.
+    #[must_use]
+    pub fn begins_before(&self, segment: u32, end: Option<u64>) -> bool {
+        let Cuts::Known(cuts) = &self.cuts else {
+            return true;
+        };
+        let cut = usize::try_from(segment).ok().and_then(|segment| cuts.get(segment));
+        cut.zip(end).is_none_or(|(cut, end)| *cut < end)
+    }
+
     /// Where a piece ends, in milliseconds; `None` when there is no such piece or nobody knows.
     #[must_use]
     pub fn piece_end_ms(&self, piece: u32) -> Option<u64> {

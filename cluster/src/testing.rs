@@ -228,7 +228,12 @@ pub(crate) fn block(content: &str, len: u32) -> BlockRef {
 }
 
 pub(crate) fn finish(claim: &Claim) -> Action {
-    Action::FinishJob { job: claim.job, token: claim.token, discovered_cuts: None }
+    Action::FinishJob {
+        job: claim.job,
+        token: claim.token,
+        discovered_cuts: None,
+        source_end: None,
+    }
 }
 
 pub(crate) fn commit(

@@ -382,10 +382,11 @@ pub(super) fn finish(
     job: JobId,
     token: LeaseToken,
     discovered_cuts: Option<&[u64]>,
+    source_end: Option<u64>,
 ) -> Result<Reply, Stop> {
     let (row, _) = held(step, job, token)?;
     let mut video = step.video(job.video)?;
-    media::require_results(step, &video, job)?;
+    media::require_results(step, &video, job, source_end)?;
     if job.kind == JobKind::Copy {
         take_cuts(&mut video, discovered_cuts)?;
     } else {

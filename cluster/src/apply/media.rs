@@ -233,8 +233,13 @@ fn advance(
     }
 }
 
-/// Whether all is there that the job had to commit.
-pub(super) fn require_results(step: &Step<'_>, video: &VideoRow, job: JobId) -> Result<(), Stop> {
+/// Whether all is there that the job had to commit. `source_end` is the tick at which it met the end of the pictures.
+pub(super) fn require_results(
+    step: &Step<'_>,
+    video: &VideoRow,
+    job: JobId,
+    source_end: Option<u64>,
+) -> Result<(), Stop> {
     let plan = video.plan.as_ref().ok_or_else(|| invalid("a prepare job ends with its plan"))?;
     let made = plan.indexed().filter(|(_, rendition)| rendition.made_by() == job.kind);
     match job.kind {
@@ -258,13 +263,15 @@ pub(super) fn require_results(step: &Step<'_>, video: &VideoRow, job: JobId) -> 
             let allowed = plan.segments_allowed(job.piece);
             // A source may end before or after what its headers say; then all rungs end with the same segment.
             let is_last = allowed != piece;
+            let expected =
+                piece.clone().filter(|number| plan.begins_before(*number, source_end)).count();
             let mut first_found = None;
             for (index, rendition) in made {
                 let found =
                     catalog::segments(&step.tx, video.id, index, allowed.start, allowed.end)?;
                 let without_gap =
                     (piece.start..).zip(&found).all(|(number, segment)| segment.number == number);
-                let complete = found.len() == piece.len();
+                let complete = found.len() == expected;
                 let as_others = *first_found.get_or_insert(found.len()) == found.len();
                 require(without_gap && as_others && (complete || is_last), || {
                     format!("segments of {} are missing", rendition.name)

@@ -131,6 +131,7 @@ async fn finish(context: &Context, mut results: Results) -> Result<Ended> {
         job: context.job,
         token: context.token,
         discovered_cuts: results.take_cuts(),
+        source_end: results.source_end(),
     };
     let applied = patiently(super::LEASE, || context.backend.propose(action.clone())).await?;
     if lease_lost(&applied.reply) {

@@ -57,6 +57,7 @@ pub(super) struct Results {
     actions: Vec<Action>,
     commits: FuturesUnordered<BoxFuture<'static, Result<Applied, Unavailable>>>,
     cuts: Option<Vec<u64>>,
+    source_end: Option<u64>,
 }
 
 impl Results {
@@ -70,12 +71,18 @@ impl Results {
             actions: Vec::new(),
             commits: FuturesUnordered::new(),
             cuts: None,
+            source_end: None,
         }
     }
 
     /// The cuts that a copy job found.
     pub(super) fn take_cuts(&mut self) -> Option<Vec<u64>> {
         self.cuts.take()
+    }
+
+    /// The tick at which the worker met the end of the pictures, if it did.
+    pub(super) fn source_end(&self) -> Option<u64> {
+        self.source_end
     }
 
     /// Takes one output over. Waits while too many are on their way.
@@ -97,8 +104,7 @@ impl Results {
             Output::Thumbnail { jpeg, .. } => self.put(jpeg, |block| Stored::Thumbnail { block }),
             Output::Cuts(cuts) => self.cuts = Some(cuts),
             Output::Progress { media_ms } => trace!(media_ms, "progress"),
-            // The last segment of each rendition says where it ends.
-            Output::SourceEnd { ticks } => trace!(ticks, "end of the source"),
+            Output::SourceEnd { ticks } => self.source_end = Some(ticks),
         }
         self.commit();
         while self.puts.len() >= PUTS_MAX {

@@ -371,6 +371,7 @@ fn cuts_that_a_copy_job_discovers_start_the_encoding() {
         job: copy.job,
         token: copy.token,
         discovered_cuts: cuts,
+        source_end: None,
     };
     for bad in [None, Some(vec![]), Some(vec![1, 2]), Some(vec![0, 4000, 4000])] {
         assert!(matches!(world.refused(with_cuts(bad)), Refusal::Invalid { .. }));

@@ -264,3 +264,33 @@ fn the_last_piece_goes_on_to_the_end_of_a_source_of_unknown_length() {
     let refusal = world.refused(commit(&first, 0, 1..2, 4));
     assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
 }
+
+#[test]
+fn a_source_may_end_before_its_headers_say() {
+    let mut world = World::new();
+    let id = world.upload_with_plan(1, plan_of(&[("360p", Lane::Encode)], 12));
+    let finish = |claim: &Claim, source_end| Action::FinishJob {
+        job: claim.job,
+        token: claim.token,
+        discovered_cuts: None,
+        source_end,
+    };
+    // Pieces are segments 0, 1, 2–3, 4–5, …; the pictures end within segment 2.
+    while let Some(claim) = world.claim(1, &[JobKind::Piece]) {
+        match claim.job.piece {
+            0 | 1 => world.work(&claim),
+            2 => {
+                world.commit(&claim, 0, 2..3, 4);
+                world.refused(finish(&claim, None));
+                world.done(finish(&claim, Some(12_000)));
+            }
+            3 => {
+                world.refused(finish(&claim, None));
+                world.done(finish(&claim, Some(12_000)));
+            }
+            _ => world.done(finish(&claim, Some(12_000))),
+        }
+    }
+    let video = world.video(id);
+    assert_eq!((video.frontier_ms, video.duration_ms), (12_000, Some(12_000)));
+}

@@ -178,7 +178,12 @@ fn any_action() -> impl Strategy<Value = Action> {
             }
         ),
         (job_id(), token(), prop::option::of(prop::collection::vec(number(), 0..4))).prop_map(
-            |(job, token, discovered_cuts)| Action::FinishJob { job, token, discovered_cuts }
+            |(job, token, discovered_cuts)| Action::FinishJob {
+                job,
+                token,
+                discovered_cuts,
+                source_end: None
+            }
         ),
     ]
 }
@@ -306,7 +311,7 @@ fn next_of(world: &World, claim: &Claim, new_plan: Plan, part: u32) -> Action {
         None => {
             let discovered = job.kind == JobKind::Copy && plan.cuts == Cuts::Discovered;
             let discovered_cuts = discovered.then(|| vec![0, 4000, 8000, 12_000]);
-            Action::FinishJob { job, token, discovered_cuts }
+            Action::FinishJob { job, token, discovered_cuts, source_end: None }
         }
     }
 }
