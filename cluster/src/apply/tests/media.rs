@@ -288,7 +288,9 @@ fn a_source_may_end_before_its_headers_say() {
                 world.refused(finish(&claim, None));
                 world.done(finish(&claim, Some(12_000)));
             }
-            _ => world.done(finish(&claim, Some(12_000))),
+            _ => {
+                world.done(finish(&claim, Some(12_000)));
+            }
         }
     }
     let video = world.video(id);
