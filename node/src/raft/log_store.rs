@@ -37,9 +37,13 @@ use self::flusher::{Flusher, Waiter};
 use self::tail::Tail;
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 use crate::rpc::envelope::LocalNode;
+use crate::state::write_durably;
 
 const LOG: &str = "log";
 const META: &str = "meta";
+
+/// A file beside the database that says that it has been written to, so that one which has vanished is not taken for new.
+const CLAIMED: &str = "claimed";
 
 const IDENTITY_KEY: &[u8] = b"identity";
 const VOTE_KEY: &[u8] = b"vote";
@@ -97,10 +101,18 @@ impl LogStore {
     /// When it is damaged or somebody else's.
     pub(super) fn open(path: &Path, owner: LocalNode) -> Result<Self, LogStoreError> {
         let damaged = |reason: String| LogStoreError::Damaged { path: path.to_owned(), reason };
+        let marker = path.join(CLAIMED);
+        let claimed = marker.exists();
+        if claimed && !has_write_ahead_log(path).map_err(|error| damaged(error.to_string()))? {
+            return Err(damaged("its write-ahead log is missing".to_owned()));
+        }
         let families = [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));
         let db = DB::open_cf_descriptors(&database_options(), path, families)
             .map_err(|error| damaged(error.into_string()))?;
-        claim(&db, path, owner)?;
+        claim(&db, path, owner, claimed)?;
+        if !claimed {
+            write_durably(&marker, b"").map_err(|error| damaged(error.to_string()))?;
+        }
         let vote = read_meta(&db, VOTE_KEY).map_err(|error| damaged(error.to_string()))?;
         let purged = read_meta(&db, PURGED_KEY).map_err(|error| damaged(error.to_string()))?;
         let ends = verify_contiguous(&db, purged.as_ref()).map_err(damaged)?;
@@ -179,7 +191,7 @@ fn database_options() -> Options {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    // A write-ahead log that is missing as a whole is damage too.
+    // Finds older write-ahead logs that are missing or shorter than they were; see `has_write_ahead_log` for the newest.
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_background_jobs(2);
     options.set_max_open_files(128);
@@ -229,8 +241,18 @@ fn read_meta<T: DeserializeOwned>(db: &DB, name: &[u8]) -> io::Result<Option<T>>
     })
 }
 
+/// Whether the newest write-ahead log is there: a database that was ever opened has one.
+fn has_write_ahead_log(path: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(path)? {
+        if entry?.path().extension().is_some_and(|extension| extension == "log") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Writes the owner into a new log, and refuses another owner's.
-fn claim(db: &DB, path: &Path, owner: LocalNode) -> Result<(), LogStoreError> {
+fn claim(db: &DB, path: &Path, owner: LocalNode, claimed: bool) -> Result<(), LogStoreError> {
     let damaged = |error: io::Error| LogStoreError::Damaged {
         path: path.to_owned(),
         reason: error.to_string(),
@@ -243,6 +265,9 @@ fn claim(db: &DB, path: &Path, owner: LocalNode) -> Result<(), LogStoreError> {
             found_node: found.node_id,
             found_cluster: hex::encode(found.cluster_id),
         }),
+        None if claimed => {
+            Err(damaged(io::Error::other("it does not know any more whose log it is")))
+        }
         None => db
             .put_cf(family(db, META), IDENTITY_KEY, codec::encode(&expected))
             .and_then(|()| db.flush_wal(true))

@@ -160,3 +160,25 @@ async fn the_log_of_another_node_is_refused() {
     let error = LogStore::open(&directory.path().join("raft"), other).err().unwrap();
     assert!(matches!(error, LogStoreError::Foreign { found_node: 1, .. }));
 }
+
+#[tokio::test]
+async fn a_missing_write_ahead_log_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let mut store = open(&directory).unwrap();
+        append(&mut store, 0..50).await;
+    }
+    fs::remove_file(write_ahead_log(&directory)).unwrap();
+    assert!(matches!(open(&directory).err(), Some(LogStoreError::Damaged { .. })));
+
+    // An empty one in its place is no better, nor is a directory that was emptied.
+    fs::write(directory.path().join("raft").join("000004.log"), b"").unwrap();
+    assert!(matches!(open(&directory).err(), Some(LogStoreError::Damaged { .. })));
+    for entry in fs::read_dir(directory.path().join("raft")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name != CLAIMED) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(matches!(open(&directory).err(), Some(LogStoreError::Damaged { .. })));
+}
