@@ -244,7 +244,7 @@ mod tests {
             id: NodeId(id),
             name: format!("node-{id}"),
             zone: format!("node-{id}"),
-            roles: vec![Role::Store, Role::Gateway],
+            roles: vec![Role::Store, Role::Gateway, Role::Transcoder],
             status,
             voter: true,
             http_url: format!("http://127.0.0.1:808{id}"),

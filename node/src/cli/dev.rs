@@ -71,10 +71,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     layout.check_ports()?;
     layout.write()?;
     if layout.nodes.len() < 3 {
-        output::note(&format!(
-            "{} of 3 copies: with fewer than three nodes a block has fewer copies, and no node can fail without a break",
-            layout.nodes.len()
-        ));
+        output::note(match layout.nodes.len() {
+            1 => "one node keeps one copy of everything: when its disk is lost, so are the videos",
+            _ => "two nodes keep two copies of everything, and uploads stop while either is away",
+        });
     }
 
     // 2. The processes.

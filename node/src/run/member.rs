@@ -273,7 +273,7 @@ impl Member {
             Ok(Ok(heir)) => tracing::info!(%heir, "handed over leadership"),
             Ok(Err(TransferError::NotLeader | TransferError::NobodyElse)) => {}
             Ok(Err(TransferError::Timeout | TransferError::Stopped)) | Err(_) => {
-                tracing::warn!(
+                tracing::info!(
                     "leadership could not be handed over; the others will elect somebody"
                 );
             }
