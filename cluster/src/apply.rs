@@ -150,6 +150,7 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
             jobs::finish(step, *job, *token, discovered_cuts.as_deref(), *source_end)
         }
 
+        Action::PrepareAgain { job, token } => jobs::prepare_again(step, *job, *token),
         Action::SetPlan { job, token, plan } => media::set_plan(step, *job, *token, plan),
         Action::CommitSegments { job, token, rendition, init, segments } => {
             media::commit_segments(step, *job, *token, *rendition, init.as_ref(), segments)

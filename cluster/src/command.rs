@@ -151,6 +151,12 @@ pub enum Action {
         error: VideoError,
     },
 
+    /// A copy job met frames that cannot be copied. What was made so far is thrown away, and the video is prepared again
+    /// without the copy lane.
+    PrepareAgain {
+        job: JobId,
+        token: LeaseToken,
+    },
     /// The result of a `Prepare` job: how the source becomes renditions. Ends that job (no `FinishJob` follows) and creates
     /// the jobs of the plan.
     SetPlan {
@@ -211,6 +217,7 @@ impl Action {
             Self::CommitSegments { .. } => "commit_segments",
             Self::CommitThumbnail { .. } => "commit_thumbnail",
             Self::FinishJob { .. } => "finish_job",
+            Self::PrepareAgain { .. } => "prepare_again",
         }
     }
 }

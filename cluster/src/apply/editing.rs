@@ -2,12 +2,9 @@
 
 use super::limits::{COUNT_VIEWS_MAX, DESCRIPTION_CHARS_MAX, TITLE_CHARS_MAX};
 use super::step::{Step, Stop, require, require_short};
-use super::{jobs, uploads};
+use super::{jobs, media, uploads};
 use crate::command::{Refusal, Reply};
 use crate::ids::VideoId;
-use crate::plan::RENDITIONS_MAX;
-use crate::table::KeyRange;
-use crate::tables::renditions::{RENDITIONS, SEGMENTS};
 use crate::tables::videos::{UPLOAD_KEYS, UPLOADS, VIDEOS, VIDEOS_BY_TIME, VideoRow, Visibility};
 
 pub(super) fn edit_video(
@@ -44,19 +41,7 @@ pub(super) fn delete_video(
     require_version(&video, if_version)?;
     jobs::remove_all(step, &video)?;
     uploads::delete_source(step, id)?;
-    for (key, row) in RENDITIONS.collect(&step.tx, &KeyRange::under(&id), RENDITIONS_MAX)? {
-        RENDITIONS.delete(&mut step.tx, &key);
-        if let Some(init) = row.init {
-            step.dereference(&init)?;
-        }
-        let runs = SEGMENTS.collect(&step.tx, &KeyRange::under(&key), usize::MAX)?;
-        for (key, run) in runs {
-            SEGMENTS.delete(&mut step.tx, &key);
-            for segment in run.segments {
-                step.dereference(&segment.block)?;
-            }
-        }
-    }
+    media::delete_renditions(step, id)?;
     if let Some(thumbnail) = video.thumbnail {
         step.dereference(&thumbnail)?;
     }

@@ -376,6 +376,30 @@ pub(super) fn fail(
     Ok(Reply::Done)
 }
 
+/// What a copy job copied is thrown away: its frames cannot be. The video goes back to where it had no plan.
+pub(super) fn prepare_again(
+    step: &mut Step<'_>,
+    job: JobId,
+    token: LeaseToken,
+) -> Result<Reply, Stop> {
+    held(step, job, token)?;
+    require(job.kind == JobKind::Copy, || {
+        "only a copy job finds out what cannot be copied".into()
+    })?;
+    let mut video = step.video(job.video)?;
+    remove_all(step, &video)?;
+    media::delete_renditions(step, video.id)?;
+    video.plan = None;
+    video.frontier_ms = 0;
+    video.duration_ms = None;
+    video.jobs_done = 0;
+    video.jobs_total = 0;
+    video.source.not_copyable = true;
+    add(step, &mut video, JobId { video: job.video, kind: JobKind::Prepare, piece: 0 })?;
+    step.save(video);
+    Ok(Reply::Done)
+}
+
 /// A job is done: its results are in the catalog.
 pub(super) fn finish(
     step: &mut Step<'_>,

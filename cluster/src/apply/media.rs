@@ -9,7 +9,9 @@ use crate::catalog;
 use crate::command::{BlockRef, LeaseToken, NewSegment, Reply};
 use crate::ids::VideoId;
 use crate::jobs::{JobId, JobKind};
-use crate::plan::{Cuts, Plan, RenditionIndex, RenditionPlan, SEGMENTS_MAX, TrackKind};
+use crate::plan::{
+    Cuts, Plan, RENDITIONS_MAX, RenditionIndex, RenditionPlan, SEGMENTS_MAX, TrackKind,
+};
 use crate::playback;
 use crate::table::KeyRange;
 use crate::tables::renditions::{RENDITIONS, RenditionRow, SEGMENTS, SegmentRun};
@@ -299,6 +301,24 @@ pub(super) fn complete(
     }
     let rows = playback::rows_of(&step.tx, video, plan)?;
     video.frontier_ms = playback::frontier_ms(plan, &rows);
+    Ok(())
+}
+
+/// Deletes the renditions of a video with their segments.
+pub(super) fn delete_renditions(step: &mut Step<'_>, id: VideoId) -> Result<(), Stop> {
+    for (key, row) in RENDITIONS.collect(&step.tx, &KeyRange::under(&id), RENDITIONS_MAX)? {
+        RENDITIONS.delete(&mut step.tx, &key);
+        if let Some(init) = row.init {
+            step.dereference(&init)?;
+        }
+        let runs = SEGMENTS.collect(&step.tx, &KeyRange::under(&key), usize::MAX)?;
+        for (key, run) in runs {
+            SEGMENTS.delete(&mut step.tx, &key);
+            for segment in run.segments {
+                step.dereference(&segment.block)?;
+            }
+        }
+    }
     Ok(())
 }
 

@@ -64,6 +64,7 @@ pub(super) fn create_video(step: &mut Step<'_>, new: NewVideo<'_>) -> Result<Rep
             complete: false,
             keep: new.keep_source,
             deleted: false,
+            not_copyable: false,
         },
         plan: None,
         frontier_ms: 0,

@@ -105,6 +105,9 @@ pub struct SourceRow {
     pub keep: bool,
     /// Whether it has been let go of.
     pub deleted: bool,
+    /// Whether its tracks turned out not to be fit for the copy lane, against what its headers say.
+    #[serde(default)]
+    pub not_copyable: bool,
 }
 
 /// A video.

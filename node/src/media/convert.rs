@@ -55,7 +55,8 @@ fn cuts(cuts: &plan::Cuts) -> transcoder::Cuts {
 /// The transcoder's form of a job.
 pub(super) fn job(video: &VideoRow, job: JobId, settings: &Settings) -> Result<Job> {
     if job.kind == JobKind::Prepare {
-        return Ok(Job::Prepare(PrepareJob::default()));
+        let copy_allowed = !video.source.not_copyable;
+        return Ok(Job::Prepare(PrepareJob { copy_allowed, ..PrepareJob::default() }));
     }
     let plan = video.plan.as_ref().context("the video has no plan yet")?;
     let recipe = plan.recipe.clone();

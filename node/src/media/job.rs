@@ -113,9 +113,22 @@ async fn attempt(context: &Context) -> Result<Ended, Failure> {
     let mut conversation = Conversation { worker, results, told: state, reader: Some(reader), reading: None };
     match conversation.run().await? {
         Outcome::Done => Ok(finish(context, conversation.results).await?),
+        Outcome::Failed(failure) if failure.code == transcoder::Code::NotCopyable => {
+            prepare_again(context, &failure).await
+        }
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::LeaseLost => Ok(Ended::LeaseLost),
     }
+}
+
+/// The headers promised what the frames do not keep: without the copy lane it will do.
+async fn prepare_again(context: &Context, failure: &transcoder::Failure) -> Result<Ended, Failure> {
+    info!(detail = failure.detail, "prepare again without copying");
+    let action = Action::PrepareAgain { job: context.job, token: context.token };
+    let applied = patiently(super::LEASE, || context.backend.propose(action.clone()))
+        .await
+        .context("have the video prepared again")?;
+    Ok(if lease_lost(&applied.reply) { Ended::LeaseLost } else { Ended::Done })
 }
 
 /// Stores what is still on its way, then calls the job done.

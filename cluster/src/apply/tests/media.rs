@@ -296,3 +296,25 @@ fn a_source_may_end_before_its_headers_say() {
     let video = world.video(id);
     assert_eq!((video.frontier_ms, video.duration_ms), (12_000, Some(12_000)));
 }
+
+#[test]
+fn what_cannot_be_copied_is_prepared_again() {
+    let (mut world, claim) = copying();
+    world.commit(&claim, 0, 0..4, 4);
+    let id = claim.job.video;
+    let again = Action::PrepareAgain { job: claim.job, token: claim.token };
+    world.done(again.clone());
+    let video = world.video(id);
+    assert!(video.plan.is_none() && video.source.not_copyable && video.frontier_ms == 0);
+    assert_eq!(world.refused(again), Refusal::LeaseLost);
+    assert_eq!(catalog::segments(&world.view, id, 0, 0, 10).unwrap(), []);
+
+    let prepare = world.claim(1, &JobKind::ALL).unwrap();
+    assert_eq!(prepare.job.kind, JobKind::Prepare);
+    let plan = encode_plan(3);
+    world.done(Action::SetPlan { job: prepare.job, token: prepare.token, plan });
+    while let Some(claim) = world.claim(1, &JobKind::ALL) {
+        world.work(&claim);
+    }
+    assert_eq!(world.video(id).state, crate::tables::videos::VideoState::Ready);
+}
