@@ -19,7 +19,7 @@ names() {
   local package=$1 edges=$2
   shift 2
   cargo tree --quiet --target all --package "$package" --edges "$edges" --prefix none --format '{p}' "$@" |
-    sed -n 's/^\([A-Za-z0-9_-]\{1,\}\) v[0-9].*/\1/p' | sort -u | grep -vx "$package" || true
+    awk -v self="$package" '$2 ~ /^v[0-9]/ && $1 != self { print $1 }' | sort -u
 }
 
 declare -A direct direct_with_tests reached

@@ -9,7 +9,12 @@ use_tool cargo-machete
 use_tool cargo-deny
 
 failed=()
-check() { if ! step "$@"; then failed+=("$1"); fi; }
+check() {
+  local started=$SECONDS
+  say "$1"
+  "${@:2}" || failed+=("$1")
+  took "$started"
+}
 
 check "Rust format (make fix mends it)" cargo fmt --all --check
 check "spelling" typos

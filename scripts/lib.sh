@@ -2,6 +2,7 @@
 # What the other scripts share: messages, timed steps, and where things that outlive a clone are kept. Sourced, not run.
 
 set -euo pipefail
+shopt -s inherit_errexit # or a failure inside $(...) would go unnoticed
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
   bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'
@@ -20,15 +21,19 @@ fail() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# step TITLE COMMAND...: says what runs and, when it took noticeable time, how long. Not to be called where bash ignores
-# failures inside functions (`if`, `||`), except with a COMMAND that is a program.
+# took START: how long it has been since then, where that is worth a line.
+took() {
+  local seconds=$((SECONDS - $1))
+  ((seconds < 5)) || printf '    took %d s\n' "$seconds"
+}
+
+# step TITLE COMMAND...: says what runs, and afterwards how long it took. A failure ends the script, so this must not stand
+# where bash ignores failures inside functions (`if`, `||`, `!`).
 step() {
   local started=$SECONDS
   say "$1"
-  shift
-  "$@"
-  local took=$((SECONDS - started))
-  ((took < 5)) || printf '    took %d s\n' "$took"
+  "${@:2}"
+  took "$started"
 }
 
 # The directory for what one machine builds once for all its clones. Where it cannot be written, or is not wanted
