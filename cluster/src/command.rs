@@ -99,7 +99,7 @@ pub enum Action {
     FinishSource {
         id: VideoId,
     },
-    /// The video cannot be had: an upload that broke off, or a source that is no video. Refused when it is ready or has
+    /// An upload broke off. Refused once all bytes have arrived; jobs that fail say so by `FailJob`. Refused when it is ready or has
     /// failed already.
     FailVideo {
         id: VideoId,

@@ -117,6 +117,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The bytes of a block, with their hash verified.
     fn get_block(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>>;
 
+    /// As [`Self::get_block`], for bytes that nobody will ask for again soon: they should not take the place of what
+    /// viewers want.
+    fn get_block_once(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>> {
+        self.get_block(block)
+    }
+
     /// Whether two durable copies (or what the layout demands) seem possible now: asked before an upload is accepted.
     fn can_store(&self) -> Result<(), Unavailable>;
 

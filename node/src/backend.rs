@@ -83,6 +83,11 @@ impl Backend for NodeBackend {
         async move { self.member()?.content().get(block).await.map_err(unavailable_to_get) }.boxed()
     }
 
+    fn get_block_once(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>> {
+        async move { self.member()?.content().get_once(block).await.map_err(unavailable_to_get) }
+            .boxed()
+    }
+
     fn can_store(&self) -> Result<(), Unavailable> {
         if self.daemon.is_stopping() {
             return Err(Unavailable::NotInService("this node is stopping".to_owned()));

@@ -12,18 +12,18 @@
 //! - Slots bound how many children there are; each child's results in flight are bounded in number.
 //!
 //! [`worker`] is one child process, [`source`] answers its reads, [`results`] stores and commits what it yields, [`convert`]
-//! translates between the catalog's words and the transcoder's, [`uploads`] gives up on uploads that nobody continues.
+//! translates between the catalog's words and the transcoder's.
 
 mod convert;
 mod job;
 mod results;
 mod source;
-mod uploads;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cluster::catalog;
@@ -32,6 +32,7 @@ use cluster::ids::NodeId;
 use cluster::jobs::{JobId, JobKind};
 use gateway::backend::{Backend, Unavailable};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -47,6 +48,13 @@ const RENEW_EVERY: Duration = Duration::from_millis(1250);
 
 /// How long the loop sleeps at most when nothing wakes it: leases of dead nodes end without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to wait after a claim that came to nothing.
+const CLAIM_PAUSE: Duration = Duration::from_millis(500);
+
+/// Jobs beyond the slots that may wait for bytes of running uploads. Each is a sleeping process of some 30 MiB; without a
+/// bound, slow uploads would fill the memory, and with too low a one they would keep others from beginning.
+const WAITING_MAX: usize = 16;
 
 /// How long a stopping node tries to give its jobs back.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
@@ -77,17 +85,25 @@ pub async fn run(
     settings: Settings,
     shutdown: CancellationToken,
 ) {
-    let mut media = Media { backend, node, settings, running: BTreeMap::new(), tasks: JoinSet::new() };
+    let mut media = Media {
+        backend,
+        node,
+        settings,
+        running: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        claim_not_before: Instant::now(),
+    };
     // Leases of this node from before its start: whatever had them is gone.
     media.release(&shutdown).await;
-    let watch = uploads::watch(Arc::clone(&media.backend), node, shutdown.clone());
-    tokio::join!(media.work(&shutdown), watch);
+    media.work(&shutdown).await;
     media.stop().await;
 }
 
 struct Running {
     token: LeaseToken,
     abort: AbortHandle,
+    /// Whether it waits for bytes of a running upload: it needs no processor then, and takes no slot.
+    waits: Arc<AtomicBool>,
 }
 
 struct Media {
@@ -96,6 +112,8 @@ struct Media {
     settings: Settings,
     running: BTreeMap<JobId, Running>,
     tasks: JoinSet<JobId>,
+    /// No claims before that.
+    claim_not_before: Instant,
 }
 
 impl Media {
@@ -117,7 +135,7 @@ impl Media {
     }
 
     async fn claim_while_slots_are_free(&mut self, shutdown: &CancellationToken) {
-        while !shutdown.is_cancelled() {
+        while !shutdown.is_cancelled() && Instant::now() >= self.claim_not_before {
             let kinds = self.free_kinds();
             // The node's own catalog may lag, but it spares the log from questions whose answer is "nothing".
             let catalog = self.backend.catalog();
@@ -136,7 +154,12 @@ impl Media {
             };
             match self.backend.propose(action).await.map(|applied| applied.reply) {
                 Ok(Reply::Claimed(Some(claim))) => self.start(claim),
-                Ok(_) => return,
+                Ok(_) => {
+                    // Another node was faster, or the clocks differ. Asking again at once would wake this loop by its own
+                    // entry in the log.
+                    self.claim_not_before = Instant::now() + CLAIM_PAUSE;
+                    return;
+                }
                 Err(error) => {
                     debug!(%error, "claim a job");
                     return;
@@ -147,8 +170,18 @@ impl Media {
 
     /// The kinds of jobs that a slot is free for.
     fn free_kinds(&self) -> Vec<JobKind> {
-        let taken = |kinds: &[JobKind]| self.running.keys().filter(|job| kinds.contains(&job.kind)).count();
+        let taken = |kinds: &[JobKind]| {
+            let at_work = |running: &Running| !running.waits.load(Ordering::Relaxed);
+            self.running
+                .iter()
+                .filter(|(job, running)| kinds.contains(&job.kind) && at_work(running))
+                .count()
+        };
         let mut kinds = Vec::new();
+        let slots = self.settings.copy_slots + self.settings.encode_slots;
+        if self.running.len() >= slots + WAITING_MAX {
+            return kinds;
+        }
         if taken(&COPY_KINDS) < self.settings.copy_slots {
             kinds.extend(COPY_KINDS);
         }
@@ -161,7 +194,9 @@ impl Media {
     fn start(&mut self, claim: Claim) {
         let Claim { job, token } = claim;
         info!(%job, token = token.0, "start job");
+        let waits = Arc::new(AtomicBool::new(false));
         let context = job::Context {
+            waits: Arc::clone(&waits),
             backend: Arc::clone(&self.backend),
             settings: self.settings.clone(),
             job,
@@ -171,7 +206,7 @@ impl Media {
             job::run(context).await;
             job
         });
-        if let Some(earlier) = self.running.insert(job, Running { token, abort }) {
+        if let Some(earlier) = self.running.insert(job, Running { token, abort, waits }) {
             // Our own lease ended unnoticed and we got the job again: the earlier try must not go on beside this one.
             earlier.abort.abort();
         }
@@ -217,7 +252,7 @@ impl Media {
         }
     }
 
-    /// Tells the cluster that this node does none of its jobs (any more).
+    /// Tells the cluster that whatever jobs this node had when its last process ended, nobody does them.
     async fn release(&self, shutdown: &CancellationToken) {
         let action = Action::ReleaseJobs { node: self.node, jobs: Vec::new() };
         while let Err(error) = self.backend.propose(action.clone()).await {
@@ -232,8 +267,10 @@ impl Media {
     async fn stop(mut self) {
         // Children die with the tasks that own them.
         self.tasks.shutdown().await;
-        if !self.running.is_empty() {
-            let action = Action::ReleaseJobs { node: self.node, jobs: Vec::new() };
+        let jobs: Vec<_> = self.running.keys().copied().collect();
+        if !jobs.is_empty() {
+            // By name: no try of theirs was lost.
+            let action = Action::ReleaseJobs { node: self.node, jobs };
             match tokio::time::timeout(RELEASE_WITHIN, self.backend.propose(action)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => debug!(%error, "release jobs"),
@@ -267,12 +304,12 @@ where
 {
     const FIRST_PAUSE: Duration = Duration::from_millis(50);
     const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-    let deadline = tokio::time::Instant::now() + give_up_after;
+    let deadline = Instant::now() + give_up_after;
     let mut pause = FIRST_PAUSE;
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
-            Err(error) if tokio::time::Instant::now() + pause > deadline => return Err(error),
+            Err(error) if Instant::now() + pause > deadline => return Err(error),
             Err(error) => debug!(%error, "try again"),
         }
         tokio::time::sleep(pause).await;

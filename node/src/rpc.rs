@@ -87,11 +87,14 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(services)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-            stop.await;
-            // The receiver is gone only when the server ended by itself.
-            let _ = stopping.send(());
-        });
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async {
+                stop.await;
+                // The receiver is gone only when the server ended by itself.
+                let _ = stopping.send(());
+            },
+        );
     let deadline = async {
         // An error means that the server dropped the sender: it has ended, and `serving` says how.
         if stopped.await.is_err() {

@@ -13,6 +13,7 @@
 mod assignment;
 mod member;
 mod registration;
+mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

@@ -320,7 +320,8 @@ impl Sound {
     fn finish(self, sink: &mut dyn Sink) -> Result<(), Failure> {
         match self {
             Self::Running { track, .. } => track.finish(sink),
-            Self::Waiting(..) => Err(Failure::new(Code::CorruptMedia, "The source has no sound.")),
+            // A track that was declared and stayed empty is no reason to refuse the pictures.
+            Self::Waiting(..) => Ok(()),
         }
     }
 }

@@ -151,9 +151,8 @@ pub(super) fn fail_video(
     error: &VideoError,
 ) -> Result<Reply, Stop> {
     let video = step.video(id)?;
-    if matches!(video.state, VideoState::Ready | VideoState::Failed) {
-        return Err(wrong_state(&video).into());
-    }
+    // Not later: whoever gives an upload up may not know that it has been acknowledged in the meantime.
+    require_state(&video, VideoState::Uploading)?;
     give_up(step, video, clipped(error))
 }
 

@@ -24,9 +24,10 @@ use crate::error::ApiError;
 use crate::state::Shared;
 use crate::upload::BLOCK_BYTES;
 
-/// An upload has to bring this much in each such window: 1 KiB/s. Less is no upload but a held connection.
+/// An upload has to bring this much in each such window: a block a minute, 17 KiB/s. Less is no upload but a held connection,
+/// and looks to the rest of the cluster as if this gateway were gone.
 const PACE_WINDOW: Duration = Duration::from_secs(60);
-const PACE_BYTES_MIN: u64 = 60 * 1024;
+const PACE_BYTES_MIN: u64 = BLOCK_BYTES as u64;
 
 /// How far an upload came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Ingested {
     }
 }
 
-type Future_<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Reads the stream to its end and makes it the source of the video. Returns when the last block is part of it.
 pub(crate) async fn ingest(
@@ -102,7 +103,7 @@ pub(crate) async fn ingest(
 }
 
 /// Completes with the future, or never when there is none.
-async fn next<T>(future: &mut Option<Future_<T>>) -> T {
+async fn next<T>(future: &mut Option<Pending<T>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
@@ -120,12 +121,12 @@ struct Blocks<'a> {
     received: u64,
     /// The right to send the block being filled, once it is full.
     permit: Option<OwnedSemaphorePermit>,
-    permitting: Option<Future_<OwnedSemaphorePermit>>,
+    permitting: Option<Pending<OwnedSemaphorePermit>>,
     /// In the order of the file.
-    putting: FuturesOrdered<Future_<Result<BlockRef, ApiError>>>,
+    putting: FuturesOrdered<Pending<Result<BlockRef, ApiError>>>,
     /// Durable, follows `appended` without a gap, and is not yet being appended.
     durable: Vec<BlockRef>,
-    appending: Option<Future_<Result<Ingested, ApiError>>>,
+    appending: Option<Pending<Result<Ingested, ApiError>>>,
     /// Bytes that are part of the source or are being appended to it.
     appended: u64,
 }

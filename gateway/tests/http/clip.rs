@@ -64,11 +64,21 @@ impl Copying {
             self.commit(memory, number);
         }
         let Self { job, token } = self;
-        memory.must_apply(Action::FinishJob { job, token, discovered_cuts: None, source_end: None });
+        memory.must_apply(Action::FinishJob {
+            job,
+            token,
+            discovered_cuts: None,
+            source_end: None,
+        });
         let Claim { job, token } = claim(memory, video, JobKind::Thumbnail);
         let block = memory.store(THUMBNAIL);
         memory.must_apply(Action::CommitThumbnail { job, token, block });
-        memory.must_apply(Action::FinishJob { job, token, discovered_cuts: None, source_end: None });
+        memory.must_apply(Action::FinishJob {
+            job,
+            token,
+            discovered_cuts: None,
+            source_end: None,
+        });
     }
 }
 

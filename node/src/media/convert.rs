@@ -11,13 +11,20 @@ use super::Settings;
 /// The poster is at most this wide: what a library page shows on a screen of twice the usual density.
 const THUMBNAIL_WIDTH_MAX: u32 = 1280;
 
-/// The catalog's form of a plan.
-pub(super) fn plan(plan: transcoder::Plan) -> plan::Plan {
+/// The catalog's form of a plan. Names are part of addresses that were given out as immutable, so those of a second plan are
+/// others than those of the first.
+pub(super) fn plan(plan: transcoder::Plan, prepared_before: bool) -> plan::Plan {
+    let named = |mut rendition: plan::RenditionPlan| {
+        if prepared_before {
+            rendition.name.push_str("-2");
+        }
+        rendition
+    };
     plan::Plan {
         duration_ms: plan.duration_ms,
         width: plan.width,
         height: plan.height,
-        renditions: plan.renditions.into_iter().map(rendition).collect(),
+        renditions: plan.renditions.into_iter().map(rendition).map(named).collect(),
         cuts: match plan.cuts {
             transcoder::Cuts::Known(cuts) => plan::Cuts::Known(cuts),
             transcoder::Cuts::Discovered => plan::Cuts::Discovered,

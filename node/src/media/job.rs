@@ -2,11 +2,12 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cluster::catalog;
-use cluster::command::{Action, LeaseToken};
+use cluster::command::{Action, LeaseToken, Reply};
 use cluster::jobs::{JobId, JobKind};
 use cluster::tables::videos::VideoError;
 use futures::FutureExt;
@@ -33,6 +34,8 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) job: JobId,
     pub(super) token: LeaseToken,
+    /// Set while the job waits for bytes of a running upload.
+    pub(super) waits: Arc<AtomicBool>,
 }
 
 /// How a try ended that did not fail.
@@ -50,7 +53,12 @@ pub(super) async fn run(context: Context) {
             Ok(Ended::Done) => info!("done"),
             Ok(Ended::LeaseLost) => info!("the lease is lost"),
             Err(failure) => {
-                warn!(permanent = failure.permanent, code = failure.error.code, detail = failure.error.detail, "failed");
+                warn!(
+                    permanent = failure.permanent,
+                    code = failure.error.code,
+                    detail = failure.error.detail,
+                    "failed"
+                );
                 report(&context, failure).await;
             }
         }
@@ -70,7 +78,10 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self {
             permanent: false,
-            error: VideoError { code: "processing_failed".to_owned(), detail: format!("{error:#}") },
+            error: VideoError {
+                code: "processing_failed".to_owned(),
+                detail: format!("{error:#}"),
+            },
         }
     }
 }
@@ -101,7 +112,7 @@ async fn attempt(context: &Context) -> Result<Ended, Failure> {
     let row = catalog::video(backend.catalog().as_ref(), job.video).context("read the video")?;
     let Some(row) = row else { return Ok(Ended::LeaseLost) };
     let work = convert::job(&row, *job, settings)?;
-    let reader = SourceReader::new(Arc::clone(backend), job.video);
+    let reader = SourceReader::new(Arc::clone(backend), job.video, Arc::clone(&context.waits));
     let state = match reader.state() {
         Ok(state) => state,
         Err(SourceError::Gone) => return Ok(Ended::LeaseLost),
@@ -109,8 +120,9 @@ async fn attempt(context: &Context) -> Result<Ended, Failure> {
     };
     let mut worker = Worker::start(&settings.program)?;
     worker.send(&ToChild::Start { job: work, source: state }).await?;
-    let results = Results::new(Arc::clone(backend), *job, context.token);
-    let mut conversation = Conversation { worker, results, told: state, reader: Some(reader), reading: None };
+    let results = Results::new(Arc::clone(backend), *job, context.token, row.source.not_copyable);
+    let mut conversation =
+        Conversation { worker, results, told: state, reader: Some(reader), reading: None };
     match conversation.run().await? {
         Outcome::Done => Ok(finish(context, conversation.results).await?),
         Outcome::Failed(failure) if failure.code == transcoder::Code::NotCopyable => {
@@ -128,7 +140,7 @@ async fn prepare_again(context: &Context, failure: &transcoder::Failure) -> Resu
     let applied = patiently(super::LEASE, || context.backend.propose(action.clone()))
         .await
         .context("have the video prepared again")?;
-    Ok(if lease_lost(&applied.reply) { Ended::LeaseLost } else { Ended::Done })
+    Ok(ended_by(&applied.reply)?)
 }
 
 /// Stores what is still on its way, then calls the job done.
@@ -138,6 +150,9 @@ async fn finish(context: &Context, mut results: Results) -> Result<Ended> {
     }
     // Setting the plan ended that job already.
     if context.job.kind == JobKind::Prepare {
+        if !results.has_plan() {
+            bail!("the worker ended without a plan");
+        }
         return Ok(Ended::Done);
     }
     let action = Action::FinishJob {
@@ -147,8 +162,16 @@ async fn finish(context: &Context, mut results: Results) -> Result<Ended> {
         source_end: results.source_end(),
     };
     let applied = patiently(super::LEASE, || context.backend.propose(action.clone())).await?;
-    if lease_lost(&applied.reply) {
+    ended_by(&applied.reply)
+}
+
+/// What the catalog's answer to the end of a job means.
+fn ended_by(reply: &Reply) -> Result<Ended> {
+    if lease_lost(reply) {
         return Ok(Ended::LeaseLost);
+    }
+    if let Reply::Refused(refusal) = reply {
+        bail!("the catalog refused the end of the job: {refusal}");
     }
     Ok(Ended::Done)
 }
@@ -223,7 +246,10 @@ impl Conversation {
     }
 
     fn begin_to_read(&mut self, offset: u64, len: u32) -> Result<()> {
-        let mut reader = self.reader.take().context("the worker read before it had the answer to its last read")?;
+        let mut reader = self
+            .reader
+            .take()
+            .context("the worker read before it had the answer to its last read")?;
         self.reading = Some(
             async move {
                 let read = reader.read(offset, len).await;
@@ -235,7 +261,11 @@ impl Conversation {
     }
 
     /// `false` when there is nothing to answer any more because the video is gone.
-    async fn answer(&mut self, reader: SourceReader, read: Result<Portion, SourceError>) -> Result<bool> {
+    async fn answer(
+        &mut self,
+        reader: SourceReader,
+        read: Result<Portion, SourceError>,
+    ) -> Result<bool> {
         let state = reader.state();
         self.reader = Some(reader);
         match state {

@@ -23,8 +23,11 @@ use transcoder::Output;
 use super::job::Ended;
 use super::{convert, lease_lost, patiently};
 
-/// Blocks being made durable at a time, for one job. At 1.5 MiB each (four seconds of 1080p) this is 12 MiB.
+/// Blocks being made durable at a time, for one job.
 const PUTS_MAX: usize = 8;
+
+/// Bytes of such blocks, for one job. A single segment may have as many; eight segments of 1080p have 12 MiB.
+const PUT_BYTES_MAX: usize = 32 << 20;
 
 /// Segments in one log entry at most.
 const RUN_SEGMENTS_MAX: usize = 64;
@@ -51,25 +54,38 @@ pub(super) struct Results {
     backend: Arc<dyn Backend>,
     job: JobId,
     token: LeaseToken,
-    /// In the order in which the worker yielded them, so that runs have no gaps.
-    puts: FuturesOrdered<BoxFuture<'static, Result<Stored, Unavailable>>>,
+    /// Whether the video had another plan before.
+    prepared_before: bool,
+    /// In the order in which the worker yielded them, so that runs have no gaps. Each with its length in bytes.
+    puts: FuturesOrdered<BoxFuture<'static, Result<(Stored, usize), Unavailable>>>,
     pending: BTreeMap<RenditionIndex, Pending>,
     actions: Vec<Action>,
     commits: FuturesUnordered<BoxFuture<'static, Result<Applied, Unavailable>>>,
+    /// Bytes of the blocks in `puts`.
+    bytes: usize,
+    has_plan: bool,
     cuts: Option<Vec<u64>>,
     source_end: Option<u64>,
 }
 
 impl Results {
-    pub(super) fn new(backend: Arc<dyn Backend>, job: JobId, token: LeaseToken) -> Self {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        job: JobId,
+        token: LeaseToken,
+        prepared_before: bool,
+    ) -> Self {
         Self {
             backend,
             job,
             token,
+            prepared_before,
             puts: FuturesOrdered::new(),
             pending: BTreeMap::new(),
             actions: Vec::new(),
             commits: FuturesUnordered::new(),
+            bytes: 0,
+            has_plan: false,
             cuts: None,
             source_end: None,
         }
@@ -85,11 +101,17 @@ impl Results {
         self.source_end
     }
 
+    /// Whether the worker has made a plan.
+    pub(super) fn has_plan(&self) -> bool {
+        self.has_plan
+    }
+
     /// Takes one output over. Waits while too many are on their way.
     pub(super) async fn take(&mut self, output: Output) -> Result<Ended> {
         match output {
             Output::Plan(plan) => {
-                let plan = convert::plan(plan);
+                self.has_plan = true;
+                let plan = convert::plan(plan, self.prepared_before);
                 self.actions.push(Action::SetPlan { job: self.job, token: self.token, plan });
             }
             Output::Init { rendition, bytes, codecs } => {
@@ -107,7 +129,7 @@ impl Results {
             Output::SourceEnd { ticks } => self.source_end = Some(ticks),
         }
         self.commit();
-        while self.puts.len() >= PUTS_MAX {
+        while self.puts.len() >= PUTS_MAX || self.bytes >= PUT_BYTES_MAX {
             if self.advance().await? == Ended::LeaseLost {
                 return Ok(Ended::LeaseLost);
             }
@@ -119,7 +141,11 @@ impl Results {
     /// anything.
     pub(super) async fn advance(&mut self) -> Result<Ended> {
         tokio::select! {
-            Some(stored) = self.puts.next() => self.gather(stored.context("store a result")?),
+            Some(stored) = self.puts.next() => {
+                let (stored, bytes) = stored.context("store a result")?;
+                self.bytes -= bytes;
+                self.gather(stored);
+            }
             Some(applied) = self.commits.next() => {
                 let reply = applied.context("commit results")?.reply;
                 if lease_lost(&reply) {
@@ -148,9 +174,10 @@ impl Results {
     fn put(&mut self, bytes: Vec<u8>, stored: impl FnOnce(BlockRef) -> Stored + Send + 'static) {
         let backend = Arc::clone(&self.backend);
         let bytes = Bytes::from(bytes);
+        self.bytes += bytes.len();
         let put = async move {
             let block = patiently(STORE_WITHIN, || backend.put_block(bytes.clone())).await?;
-            Ok(stored(block))
+            Ok((stored(block), bytes.len()))
         };
         self.puts.push_back(Box::pin(put));
     }
@@ -164,7 +191,11 @@ impl Results {
                 self.pending.entry(rendition).or_default().segments.push(segment);
             }
             Stored::Thumbnail { block } => {
-                self.actions.push(Action::CommitThumbnail { job: self.job, token: self.token, block });
+                self.actions.push(Action::CommitThumbnail {
+                    job: self.job,
+                    token: self.token,
+                    block,
+                });
             }
         }
     }

@@ -3,6 +3,7 @@
 //! No copy of the file is made anywhere. A read of bytes that have not arrived waits for the log entry that names them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,17 +46,20 @@ pub(super) struct SourceReader {
     applied: watch::Receiver<u64>,
     /// The block read last, with its place: reads are smaller than blocks.
     current: Option<(u64, Bytes)>,
+    waits: Arc<AtomicBool>,
 }
 
 impl SourceReader {
-    pub(super) fn new(backend: Arc<dyn Backend>, video: VideoId) -> Self {
+    /// `waits` is set while a read waits for bytes that have not arrived.
+    pub(super) fn new(backend: Arc<dyn Backend>, video: VideoId, waits: Arc<AtomicBool>) -> Self {
         let applied = backend.applied();
-        Self { backend, video, applied, current: None }
+        Self { backend, video, applied, current: None, waits }
     }
 
     /// What is known about the upload now.
     pub(super) fn state(&self) -> Result<SourceState, SourceError> {
-        let row = catalog::video(self.backend.catalog().as_ref(), self.video)?.ok_or(SourceError::Gone)?;
+        let row = catalog::video(self.backend.catalog().as_ref(), self.video)?
+            .ok_or(SourceError::Gone)?;
         if row.state == VideoState::Failed || row.source.deleted {
             return Err(SourceError::Gone);
         }
@@ -66,11 +70,12 @@ impl SourceReader {
     /// uploads: one that does not go on fails, and that ends the wait.
     pub(super) async fn read(&mut self, offset: u64, len: u32) -> Result<Portion, SourceError> {
         loop {
-            if let Some(bytes) = self.from_current(offset, len) {
+            if let Some(bytes) = self.current_bytes(offset, len) {
                 return Ok(Portion::Bytes(bytes));
             }
             self.applied.mark_unchanged();
-            let found = catalog::source_block_at(self.backend.catalog().as_ref(), self.video, offset)?;
+            let found =
+                catalog::source_block_at(self.backend.catalog().as_ref(), self.video, offset)?;
             if let Some(found) = found {
                 self.current = Some((found.offset, self.block(found.block).await?));
                 continue;
@@ -79,13 +84,16 @@ impl SourceReader {
             if state.complete {
                 return Ok(Portion::End);
             }
-            if self.applied.changed().await.is_err() {
+            self.waits.store(true, Ordering::Relaxed);
+            let changed = self.applied.changed().await;
+            self.waits.store(false, Ordering::Relaxed);
+            if changed.is_err() {
                 return Err(Unavailable::NotInService("the node is stopping".to_owned()).into());
             }
         }
     }
 
-    fn from_current(&self, offset: u64, len: u32) -> Option<Bytes> {
+    fn current_bytes(&self, offset: u64, len: u32) -> Option<Bytes> {
         let (start, block) = self.current.as_ref()?;
         let skip = usize::try_from(offset.checked_sub(*start)?).ok()?;
         let end = block.len().min(skip.saturating_add(len as usize));
@@ -93,6 +101,6 @@ impl SourceReader {
     }
 
     async fn block(&self, block: BlockRef) -> Result<Bytes, SourceError> {
-        Ok(patiently(READ_WITHIN, || self.backend.get_block(block)).await?)
+        Ok(patiently(READ_WITHIN, || self.backend.get_block_once(block)).await?)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use transcoder::worker::{FrameBuffer, FromChild, ToChild, frame};
 
 /// The hidden command.
 const COMMAND: &str = "media-worker";
+
+/// How long a child may take to read the answer to its own question.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Bytes taken from the pipe at a time: what a Linux pipe holds.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -34,7 +38,9 @@ const NICENESS: i32 = 10;
 #[must_use]
 pub fn main() -> ExitCode {
     // If the node dies, so does its worker; the end of the pipes would tell it only after the current segment.
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+    if let Err(error) =
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    {
         tracing::debug!(%error, "ask to die with the parent");
     }
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
@@ -77,14 +83,22 @@ impl Worker {
     /// Sends a frame.
     pub(super) async fn send(&mut self, message: &ToChild) -> Result<()> {
         let bytes = frame::encode(message).context("encode a frame")?;
-        self.input.write_all(&bytes).await.context("write to the worker")
+        self.write(&bytes).await
     }
 
     /// Answers a read, without copying the bytes into a frame first.
     pub(super) async fn send_data(&mut self, bytes: Bytes) -> Result<()> {
         let header = frame::data_header(bytes.len()).context("encode a frame")?;
-        self.input.write_all(&header).await.context("write to the worker")?;
-        self.input.write_all(&bytes).await.context("write to the worker")
+        self.write(&header).await?;
+        self.write(&bytes).await
+    }
+
+    /// A child in good order takes what it asked for at once.
+    async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        tokio::time::timeout(WRITE_WITHIN, self.input.write_all(bytes))
+            .await
+            .with_context(|| format!("the worker took nothing for {WRITE_WITHIN:?}"))?
+            .context("write to the worker")
     }
 
     /// The next thing that the child says. Can be cancelled without losing anything.
@@ -93,8 +107,7 @@ impl Worker {
             if let Some(message) = self.frames.take().context("understand the worker")? {
                 return Ok(message);
             }
-            let read =
-                self.output.read(&mut self.portion).await.context("read from the worker")?;
+            let read = self.output.read(&mut self.portion).await.context("read from the worker")?;
             if read == 0 {
                 let status = self.child.wait().await.context("wait for the worker")?;
                 bail!("the worker ended in the middle of its job: {status}");

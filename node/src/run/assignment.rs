@@ -72,7 +72,12 @@ fn next(present: &Layout, nodes: &[NodeRow], founders: usize, waited: Duration) 
         return None;
     }
     let newcomer = candidates.iter().any(|node| node.weight > 0 && !named.contains(&node.id));
-    newcomer.then(|| placement::compute(&candidates, (!first).then_some(present)))
+    if !newcomer {
+        return None;
+    }
+    let layout = placement::compute(&candidates, (!first).then_some(present));
+    // A newcomer may be too small for even one group; then nothing changes, and nothing is proposed again and again.
+    (first || layout.nodes() != present.nodes()).then_some(layout)
 }
 
 async fn propose(backend: &dyn Backend, layout: Layout) {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Daemon, assignment, registration};
+use super::{Daemon, assignment, registration, uploads};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
 use crate::identity::Identity;
@@ -226,10 +226,12 @@ impl Member {
                 let (content, stop) = (self.content.clone(), stop());
                 tokio::spawn(async move { content.run(stop).await })
             }),
+            ("uploads", tokio::spawn(uploads::run(backend.clone(), self.id(), stop()))),
             ("catching up", tokio::spawn(self.clone().catch_up(stop()))),
         ];
         if config.roles.contains(&Role::Transcoder) {
-            let program = std::env::current_exe().context("find this program's own file")?;
+            // Not by its path: after an upgrade another program stands there, which speaks another protocol.
+            let program = PathBuf::from("/proc/self/exe");
             let jobs = media::run(
                 backend,
                 self.id(),

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// An upload that got nothing recorded for this long is over. Gateways give up on silent uploaders long before, so this
-/// only meets uploads whose gateway is gone.
+/// An upload that got nothing recorded for this long is over. At the slowest pace that gateways admit, a block fills in half
+/// this time, so this only meets uploads whose gateway is gone.
 const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 
 /// How often uploads are looked at.
@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const UPLOADS_MAX: usize = 1000;
 
 /// Watches until `shutdown`.
-pub(super) async fn watch(backend: Arc<dyn Backend>, node: NodeId, shutdown: CancellationToken) {
+pub(super) async fn run(backend: Arc<dyn Backend>, node: NodeId, shutdown: CancellationToken) {
     let mut seen: BTreeMap<VideoId, (u64, Instant)> = BTreeMap::new();
     loop {
         tokio::select! {
@@ -94,7 +94,8 @@ mod tests {
         assert!(give_up_on(&mut seen, &[(moving, 0), (still, 5), (ended, 1)], start).is_empty());
         let later = start + STANDSTILL_MAX - Duration::from_secs(1);
         assert!(give_up_on(&mut seen, &[(moving, 1), (still, 5)], later).is_empty());
-        let over = give_up_on(&mut seen, &[(moving, 1), (still, 5), (ended, 1)], start + STANDSTILL_MAX);
+        let over =
+            give_up_on(&mut seen, &[(moving, 1), (still, 5), (ended, 1)], start + STANDSTILL_MAX);
         assert_eq!(over, [still]);
     }
 }
