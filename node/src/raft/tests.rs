@@ -54,11 +54,23 @@ struct Running {
     sockets: Option<Runtime>,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(sockets) = self.sockets.take() {
-            sockets.shutdown_background();
+impl Running {
+    /// Ends the threads as a crash would, and waits until they are gone.
+    fn end(&mut self) {
+        let threads = self.consensus.inner.runtime.lock().unwrap().take();
+        for runtime in self.sockets.take().into_iter().chain(threads) {
+            runtime.shutdown_timeout(Duration::from_secs(5));
         }
+    }
+}
+
+impl Drop for Running {
+    /// Nobody may use a database any more when the process ends and RocksDB tears down what it keeps for all of them.
+    fn drop(&mut self) {
+        // On a thread of its own: those that run tasks must not wait for a runtime.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.end());
+        });
     }
 }
 
@@ -92,14 +104,8 @@ impl Node {
 
     /// Ends the node as a crash would: nothing is told to stop, nothing is flushed.
     async fn kill(&mut self) {
-        let mut running = self.running.take().unwrap();
-        tokio::task::spawn_blocking(move || {
-            running.sockets.take().unwrap().shutdown_timeout(Duration::from_secs(5));
-            let threads = running.consensus.inner.runtime.lock().unwrap().take().unwrap();
-            threads.shutdown_timeout(Duration::from_secs(5));
-        })
-        .await
-        .unwrap();
+        let running = self.running.take().unwrap();
+        tokio::task::spawn_blocking(move || drop(running)).await.unwrap();
     }
 
     fn consensus(&self) -> &Consensus {
