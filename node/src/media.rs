@@ -52,9 +52,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait after a claim that came to nothing.
 const CLAIM_PAUSE: Duration = Duration::from_millis(500);
 
-/// Jobs beyond the slots that may wait for bytes of running uploads. Each is a sleeping process of some 30 MiB; without a
-/// bound, slow uploads would fill the memory, and with too low a one they would keep others from beginning.
-const WAITING_MAX: usize = 16;
+/// Jobs beyond the slots that may wait for bytes of running uploads: as many as a gateway takes uploads at a time, so that all
+/// uploads together cannot fill the places on all nodes and keep others from beginning. Each is a sleeping process of some
+/// 30 MiB.
+const WAITING_MAX: usize = 32;
 
 /// How long a stopping node tries to give its jobs back.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);

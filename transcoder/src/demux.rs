@@ -138,6 +138,14 @@ impl Demuxer {
                     return Ok(Some(packet));
                 }
                 Err(Error::InvalidData) => self.watch.check()?,
+                // libav asked for as much as the index claims that one packet has. Another try would ask for as much.
+                Err(Error::Other { errno: libc::ENOMEM }) => {
+                    self.watch.check()?;
+                    return Err(Failure::new(
+                        Code::CorruptMedia,
+                        "A packet claims to be larger than any can be.",
+                    ));
+                }
                 Err(Error::Eof) => {
                     self.watch.check()?;
                     return Ok(None);

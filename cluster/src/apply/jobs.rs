@@ -7,7 +7,7 @@
 
 use super::limits::{
     CLAIM_SCAN_MAX, EXPIRIES_MAX, FAILED_ON_PAUSE_MS, FAILURES_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
-    LEASES_PER_COMMAND_MAX,
+    LEASES_PER_COMMAND_MAX, RETRY_PAUSES_MS,
 };
 use super::step::{Step, Stop, invalid, require};
 use super::{media, uploads};
@@ -190,6 +190,9 @@ fn consider(
     let Some(row) = JOBS.get(view, &job)? else {
         return Ok(Verdict::Pass);
     };
+    if row.lease.is_none() && now_ms < row.failed_ms.saturating_add(retry_pause_ms(row.failures)) {
+        return Ok(Verdict::Pass);
+    }
     let failed = match &row.lease {
         Some(lease) if lease.expires_ms > now_ms => return Ok(Verdict::Pass),
         Some(lost) => Some((lost.node, lost.expires_ms)),
@@ -207,6 +210,14 @@ fn consider(
             on == node && now_ms < at_ms.saturating_add(FAILED_ON_PAUSE_MS)
         });
     Ok(if left_to_others { Verdict::Pass } else { Verdict::Take(row) })
+}
+
+/// How long a job rests that failed so often.
+fn retry_pause_ms(failures: u32) -> u64 {
+    match usize::try_from(failures).unwrap_or(usize::MAX).checked_sub(2) {
+        None => 0,
+        Some(further) => RETRY_PAUSES_MS[further.min(RETRY_PAUSES_MS.len() - 1)],
+    }
 }
 
 /// Whether another node could take what failed on this one.

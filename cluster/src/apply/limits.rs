@@ -61,6 +61,10 @@ pub const FAILURES_MAX: u32 = 4;
 /// Tries of a job that may end because its holder was not heard of any more. More than failures: nodes restart.
 pub const EXPIRIES_MAX: u32 = 10;
 
+/// How long a job rests after its second and each further failure, in milliseconds: the second entry after the third one. A
+/// first failure is tried elsewhere at once; what fails twice may need time, such as a disk that fills up and is cleared.
+pub const RETRY_PAUSES_MS: [u64; 2] = [2_000, 8_000];
+
 /// How long the node on which a try failed leaves the job to the others, in milliseconds. If none of them takes it in that
 /// time, none is free.
 pub const FAILED_ON_PAUSE_MS: u64 = 10_000;

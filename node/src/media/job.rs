@@ -74,14 +74,14 @@ struct Failure {
 }
 
 impl From<anyhow::Error> for Failure {
-    /// What goes wrong on our side is worth another try.
+    /// What goes wrong on our side is worth another try. Everybody can read why a video failed, so the cause is for the log
+    /// only: it may name paths and machines.
     fn from(error: anyhow::Error) -> Self {
+        warn!(error = format!("{error:#}"), "the try failed on our side");
+        let detail = "something went wrong on our side; the log of the node says what";
         Self {
             permanent: false,
-            error: VideoError {
-                code: "processing_failed".to_owned(),
-                detail: format!("{error:#}"),
-            },
+            error: VideoError { code: "processing_failed".to_owned(), detail: detail.to_owned() },
         }
     }
 }

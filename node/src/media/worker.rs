@@ -64,8 +64,9 @@ impl Worker {
     pub(super) fn start(program: &Path) -> Result<Self> {
         let mut child = Command::new(program)
             .arg(COMMAND)
-            // Nothing of the node's environment: it may hold secrets.
+            // Nothing of the node's environment, which may hold secrets, and no hold on its directory.
             .env_clear()
+            .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,4 +1,4 @@
-use crate::apply::{EXPIRIES_MAX, FAILED_ON_PAUSE_MS, FAILURES_MAX};
+use crate::apply::{EXPIRIES_MAX, FAILED_ON_PAUSE_MS, FAILURES_MAX, RETRY_PAUSES_MS};
 use crate::catalog::{self, JobCounts};
 use crate::command::{Action, LeaseToken, Refusal, Reply};
 use crate::ids::NodeId;
@@ -242,7 +242,7 @@ fn what_failed_on_one_node_is_left_to_the_others_for_a_while() {
 }
 
 #[test]
-fn the_only_transcoder_tries_again_at_once() {
+fn the_only_transcoder_tries_again_itself() {
     let mut world = World::new();
     for id in [2, 3] {
         world.done(Action::RegisterNode { node: NodeRow { roles: vec![Role::Store], ..node(id) } });
@@ -251,8 +251,22 @@ fn the_only_transcoder_tries_again_at_once() {
     for _ in 1..FAILURES_MAX {
         let claim = world.claim(1, &[JobKind::Piece]).unwrap();
         world.fail(&claim);
+        world.wait(RETRY_PAUSES_MS[1]);
     }
     assert!(world.claim(1, &[JobKind::Piece]).is_some());
+}
+
+#[test]
+fn what_fails_again_rests_before_the_next_try() {
+    let mut world = World::new();
+    world.upload_with_plan(1, encode_plan(1));
+    let first = world.claim(1, &[JobKind::Piece]).unwrap();
+    world.fail(&first);
+    let second = world.claim(2, &[JobKind::Piece]).unwrap();
+    world.fail(&second);
+    assert_eq!(world.claim(3, &[JobKind::Piece]), None);
+    world.wait(RETRY_PAUSES_MS[0]);
+    assert!(world.claim(3, &[JobKind::Piece]).is_some());
 }
 
 #[test]
@@ -268,6 +282,7 @@ fn after_some_failures_the_video_has_failed_and_says_why() {
         let claim = world.claim(u64::from(round % 3) + 1, &[JobKind::Piece]).unwrap();
         assert_eq!(claim.job.piece, 1);
         world.fail(&claim);
+        world.wait(RETRY_PAUSES_MS[1]);
     }
     let video = world.video(id);
     let error = video.error.unwrap();
