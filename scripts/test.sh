@@ -24,4 +24,5 @@ if (($# == 0)); then
   step "Web app: unit tests" npm --prefix gateway/web run --silent test
   step "Rust: examples in the documentation" cargo test --quiet --workspace --doc
 fi
-step "Rust: unit tests, then real clusters" cargo nextest run --workspace "$@"
+say "Rust: unit tests, then real clusters"
+exec cargo nextest run --workspace "$@"
