@@ -34,6 +34,8 @@ pub enum ApiError {
     SourceNotKept,
     #[error("{0}")]
     InvalidRequest(String),
+    #[error("The form is malformed: {0}")]
+    MalformedForm(&'static str),
     #[error("The body is not JSON: {0}")]
     InvalidJson(String),
     #[error("{0}")]
@@ -106,6 +108,7 @@ impl ApiError {
             Self::NotAvailableYet(_) => (StatusCode::NOT_FOUND, "not_available_yet"),
             Self::SourceNotKept => (StatusCode::NOT_FOUND, "source_not_kept"),
             Self::InvalidRequest(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::MalformedForm(_) => (StatusCode::BAD_REQUEST, "malformed_form"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidFields(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_fields"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),

@@ -204,7 +204,10 @@ fn cleanup(id: VideoId, error: &ApiError) -> Option<Action> {
     // Nobody could do anything with what is there, and the answer says all.
     let useless = matches!(
         error,
-        ApiError::UploadTooLarge { .. } | ApiError::InvalidRequest(_) | ApiError::InvalidFields(_)
+        ApiError::UploadTooLarge { .. }
+            | ApiError::InvalidRequest(_)
+            | ApiError::MalformedForm(_)
+            | ApiError::InvalidFields(_)
     );
     if useless {
         return Some(Action::DeleteVideo { id, if_version: None });

@@ -3,11 +3,16 @@
 //! Fields may come in any order. What comes before the file becomes part of the new video at once; what comes after it is
 //! edited in at the end.
 
+mod feed;
+
+use std::future::poll_fn;
+use std::pin::pin;
+
 use axum::body::BodyDataStream;
 use cluster::command::Action;
 use cluster::ids::VideoId;
-use futures::StreamExt;
-use multer::{Constraints, Field, Multipart, SizeLimit};
+use futures::{StreamExt, stream};
+use multer::{Constraints, Multipart, SizeLimit};
 use utoipa::ToSchema;
 
 use crate::api::Visibility;
@@ -16,12 +21,16 @@ use crate::state::Shared;
 use crate::upload::metadata::{self, Metadata};
 use crate::upload::{FORM_BYTES_MAX, ingest, linger};
 use crate::videos;
+use feed::{Fault, Feed, SEARCHED_BYTES_MAX};
 
 /// More fields than any form for this has.
 const FIELDS_MAX: usize = 32;
 
 /// The longest text in a field, in bytes: a description of four-byte characters.
 const TEXT_BYTES_MAX: u64 = 48 * 1024;
+
+/// A text comes out of the parser as a whole. One that is too long is noticed before this.
+const TEXT_SEARCHED_BYTES_MAX: usize = TEXT_BYTES_MAX as usize + SEARCHED_BYTES_MAX;
 
 /// The fields, for the documentation.
 #[derive(ToSchema)]
@@ -67,8 +76,9 @@ pub(crate) async fn receive(
     let constraints = Constraints::new().size_limit(
         SizeLimit::new().whole_stream(whole).for_field("file", whole).per_field(TEXT_BYTES_MAX),
     );
-    let form = Multipart::with_constraints(body.by_ref(), boundary, constraints);
-    let result = fields(gateway, id, metadata, form, begun).await;
+    let (feed, parts) = Feed::new(&mut body);
+    let form = Multipart::with_constraints(parts, boundary, constraints);
+    let result = fields(gateway, id, metadata, form, feed, begun).await;
     linger(gateway, body);
     result
 }
@@ -77,7 +87,8 @@ async fn fields(
     gateway: &Shared,
     id: VideoId,
     mut metadata: Metadata,
-    mut form: Multipart<'_>,
+    mut form: Multipart<'static>,
+    mut feed: Feed<'_>,
     begun: &mut bool,
 ) -> Result<u64, ApiError> {
     let idle = gateway.settings.upload_idle;
@@ -85,10 +96,12 @@ async fn fields(
     let mut later = Later::default();
     let mut has_file = false;
     for _ in 0..FIELDS_MAX {
-        let next = tokio::time::timeout(idle, form.next_field());
-        let field =
-            next.await.map_err(|_| too_slow())?.map_err(|error| form_error(&error, limit))?;
-        let Some(field) = field else {
+        let next = poll_fn(|context| {
+            feed.poll(context, SEARCHED_BYTES_MAX, |context| form.poll_next_field(context))
+        });
+        let next = tokio::time::timeout(idle, next).await.map_err(|_| too_slow())?;
+        let field = next.map_err(|fault| form_error(fault, limit))?;
+        let Some(mut field) = field else {
             if !has_file {
                 return Err(ApiError::InvalidRequest("The form has no field `file`.".to_owned()));
             }
@@ -106,13 +119,23 @@ async fn fields(
                 metadata.filename = field.file_name().and_then(metadata::filename);
             }
             gateway.begin(id, std::mem::take(&mut metadata), begun).await?;
-            let chunks = field.map(|chunk| chunk.map_err(|error| form_error(&error, limit)));
+            let chunks = stream::poll_fn(|context| {
+                let chunk = feed.poll(context, SEARCHED_BYTES_MAX, |context| {
+                    field.poll_next_unpin(context).map(Option::transpose)
+                });
+                chunk.map(Result::transpose)
+            });
+            let chunks = chunks.map(|chunk| chunk.map_err(|fault| form_error(fault, limit)));
             if ingest::ingest(gateway, id, chunks).await?.is_ended() {
                 return Ok(gateway.applied_index());
             }
         } else {
-            let text =
-                tokio::time::timeout(idle, text(field, limit)).await.map_err(|_| too_slow())??;
+            let mut text = pin!(field.text());
+            let text = poll_fn(|context| {
+                feed.poll(context, TEXT_SEARCHED_BYTES_MAX, |context| text.as_mut().poll(context))
+            });
+            let text = tokio::time::timeout(idle, text).await.map_err(|_| too_slow())?;
+            let text = text.map_err(|fault| form_error(fault, limit))?;
             later.take(&name, text, if has_file { None } else { Some(&mut metadata) })?;
         }
     }
@@ -121,10 +144,6 @@ async fn fields(
 
 fn too_slow() -> ApiError {
     ApiError::UploadTooSlow("a field of the form did not arrive in time.".to_owned())
-}
-
-async fn text(field: Field<'_>, limit: u64) -> Result<String, ApiError> {
-    field.text().await.map_err(|error| form_error(&error, limit))
 }
 
 /// What came after the file.
@@ -180,9 +199,13 @@ fn visibility(text: &str) -> Result<Visibility, ApiError> {
     }
 }
 
-fn form_error(error: &multer::Error, limit: u64) -> ApiError {
+fn form_error(fault: Fault, limit: u64) -> ApiError {
     use multer::Error;
 
+    let error = match fault {
+        Fault::Form(error) => error,
+        Fault::Body(error) => return error,
+    };
     if matches!(error, Error::StreamSizeExceeded { .. }) {
         return ApiError::UploadTooLarge { limit };
     }
@@ -201,7 +224,7 @@ fn form_error(error: &multer::Error, limit: u64) -> ApiError {
     if broken_off {
         ApiError::UploadInterrupted
     } else {
-        ApiError::InvalidRequest("The form is malformed.".to_owned())
+        ApiError::MalformedForm("it is not as RFC 7578 has it.")
     }
 }
 

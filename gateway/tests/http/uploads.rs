@@ -1,7 +1,8 @@
 //! Uploads: raw and as a form, their limits, and what becomes of those that do not reach their end.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use cluster::catalog;
 use cluster::command::Action;
 use cluster::ids::BlockHash;
 use cluster::tables::videos::VideoState;
+use futures::StreamExt;
 use gateway::api::{self, Video, VideoPage};
 use gateway::backend::Backend;
 use gateway::upload::BLOCK_BYTES;
@@ -471,5 +473,66 @@ mod forms {
         let parts = [file("a.mp4", &pattern((8 << 20) + 1)), end()];
         send(&site, &parts).await.problem(StatusCode::PAYLOAD_TOO_LARGE, "upload_too_large");
         assert!(only_video(&site.memory).is_none());
+    }
+
+    /// Sends chunks; also how many of them were read before the answer came.
+    async fn send_chunks(site: &Site, chunks: Vec<Vec<u8>>) -> (Answer, usize) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&read);
+        // The rest is read and forgotten after the answer, so the count stands still only here.
+        let chunks = futures::stream::iter(chunks).then(move |chunk| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(Bytes::from(chunk))
+            }
+        });
+        let headers = [("content-type", "multipart/form-data; boundary=the-boundary")];
+        let body = Body::from_stream(chunks);
+        let answer = site.request(Method::POST, "/api/v1/videos", &headers, body).await;
+        let read = read.load(Ordering::Relaxed);
+        (answer, read)
+    }
+
+    #[tokio::test]
+    async fn forms_without_a_boundary_or_with_endless_headers_are_ended_early() {
+        let site = Site::new();
+        let endless_header = format!("--{BOUNDARY}\r\nx: ").into_bytes();
+        let after_a_field = [field("title", "a"), endless_header.clone()].concat();
+        let after_the_file = [file("a.mp4", b"bytes"), endless_header.clone()].concat();
+        for start in [Vec::new(), endless_header, after_a_field, after_the_file] {
+            let mut chunks = vec![start];
+            chunks.resize(1 + (8 << 20) / 4096, vec![b'x'; 4096]);
+            let (answer, read) = send_chunks(&site, chunks).await;
+            answer.problem(StatusCode::BAD_REQUEST, "malformed_form");
+            assert!(read < 64, "{read} chunks of 4 KiB");
+        }
+        assert!(only_video(&site.memory).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_form_may_come_in_chunks_of_any_size() {
+        let site = Site::new();
+        let bytes = pattern(200_000);
+        let text = "\u{1D11E} ".repeat(4000);
+        let parts = [
+            b"a preamble\r\n".to_vec(),
+            field("title", "Before"),
+            field("description", &text),
+            file("a.mp4", &bytes),
+            field("visibility", "unlisted"),
+            end(),
+        ];
+        let whole = parts.concat();
+        for size in [7, 1000, 16 * 1024 + 1, 64 * 1024, whole.len()] {
+            let chunks = whole.chunks(size).map(<[u8]>::to_vec).collect();
+            let (answer, _) = send_chunks(&site, chunks).await;
+            let video: Video = answer.expect(StatusCode::CREATED).json();
+            assert_eq!((video.title.as_str(), video.description.as_str()), ("Before", text.trim()));
+            assert_eq!(site.get(&format!("/v/{}/source", video.id)).await.body, bytes);
+        }
+        // A small first chunk that ends before the boundary, and a large one with all the rest.
+        let (answer, _) = send_chunks(&site, vec![whole[..5].to_vec(), whole[5..].to_vec()]).await;
+        answer.expect(StatusCode::CREATED);
     }
 }
