@@ -1,7 +1,9 @@
 //! From a bound listener to requests: connections, their limits and their end.
 //!
 //! A permit is taken before a connection is accepted, so that under a flood connections wait in the kernel and not in our
-//! memory. HTTP/1.1 and HTTP/2 without TLS are told apart by their first bytes.
+//! memory. HTTP/1.1 and HTTP/2 without TLS are told apart by their first bytes, for which no library here has a deadline: a
+//! connection that has not made a request after a while is closed, whatever it did instead, so that silent ones cannot keep
+//! all permits.
 
 use std::future::Future;
 use std::io;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -17,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::backend::Backend;
 use crate::meters::InUse;
@@ -142,15 +147,33 @@ fn connection(
         .max_header_list_size(32 * 1024)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .keep_alive_timeout(KEEP_ALIVE);
+    let requested = CancellationToken::new();
+    let service = {
+        let requested = requested.clone();
+        router.clone().map_request(move |request: Request<Incoming>| {
+            requested.cancel();
+            request
+        })
+    };
     let served = builder
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()))
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(service))
         .into_owned();
     let served = connections.watch(served);
+    let deadline = gateway.settings.first_request;
+    let silent = async move {
+        // The head of one request, not all of them: from here on other limits hold.
+        if tokio::time::timeout(deadline, requested.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let in_use = InUse::of(&gateway.meters.connections);
     async move {
-        if let Err(error) = served.await {
-            // Peers go away in many ways, and none of them is our error.
-            tracing::trace!(error, "connection ended");
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                // Peers go away in many ways, and none of them is our error.
+                tracing::trace!(error, "connection ended");
+            },
+            () = silent => tracing::trace!("connection closed before its first request"),
         }
         drop(in_use);
     }

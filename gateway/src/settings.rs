@@ -15,6 +15,9 @@ pub struct Settings {
     pub keep_source: bool,
     /// Connections served at the same time. Further ones wait in the kernel's queue, which costs them time but us nothing.
     pub connections_max: usize,
+    /// How long a new connection may take until the head of its first request has arrived. It holds one of the connections
+    /// above meanwhile.
+    pub first_request: Duration,
     /// Uploads at the same time; each may hold one block of [`BLOCK_BYTES`](crate::upload::BLOCK_BYTES) while it is filled.
     pub uploads_max: usize,
     /// Blocks of one upload that are on their way to their holders at the same time. More of them hide the latency of a
@@ -38,6 +41,7 @@ impl Default for Settings {
             anonymous_upload: true,
             keep_source: false,
             connections_max: 4096,
+            first_request: Duration::from_secs(10),
             uploads_max: 32,
             upload_blocks_in_flight: 6,
             upload_blocks_in_flight_total: 16,

@@ -173,6 +173,38 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
 }
 
 #[tokio::test]
+async fn connections_that_never_ask_are_closed() {
+    let first_request = Duration::from_millis(200);
+    let server = Server::start(Settings { first_request, ..settings() }).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let beginnings: [&[u8]; 4] = [b"", &preface[..10], preface, b"GET /healthz HTTP/1.1\r\nx: "];
+    for beginning in beginnings {
+        let mut silent = server.connect().await;
+        silent.write_all(beginning).await.unwrap();
+        // Closed or reset; what HTTP/2 says first may come before.
+        let _ = within(silent.read_to_end(&mut Vec::new())).await;
+    }
+    let mut asked = server.connect().await;
+    for _ in 0..2 {
+        asked.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok\n") {
+            assert!(within(asked.read_buf(&mut answer)).await.unwrap() > 0);
+        }
+        tokio::time::sleep(first_request * 2).await;
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_give_their_permits_back() {
+    let first_request = Duration::from_millis(200);
+    let server = Server::start(Settings { connections_max: 2, first_request, ..settings() }).await;
+    let _silent = [server.connect().await, server.connect().await];
+    let answer = server.exchange(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert!(answer.await.contains("200 OK"));
+}
+
+#[tokio::test]
 async fn stopping_ends_event_streams_and_uploads_and_reports_views() {
     let server = Server::start(settings()).await;
     let location = server.create_video().await;
