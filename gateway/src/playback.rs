@@ -12,6 +12,7 @@ pub(crate) mod media;
 pub(crate) mod source;
 
 use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -83,7 +84,7 @@ pub(crate) async fn master(
 )]
 pub(crate) async fn playlist(
     State(gateway): State<Shared>,
-    params: RawPathParams,
+    params: Parameters,
     fresh: Fresh,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -141,7 +142,7 @@ pub(crate) async fn manifest(
 )]
 pub(crate) async fn segment(
     State(gateway): State<Shared>,
-    params: RawPathParams,
+    params: Parameters,
     fresh: Fresh,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -206,8 +207,12 @@ pub(crate) async fn sprites(
     Err(ApiError::NotAvailableYet("There are no hover previews of this video."))
 }
 
-/// The video, the rendition and the file that an address names.
-fn address(params: &RawPathParams) -> Result<(VideoId, &str, &str), ApiError> {
+/// What an address names, or that it is not text at all.
+type Parameters = Result<RawPathParams, RawPathParamsRejection>;
+
+/// The video, the rendition and the file that an address names. What is not UTF-8 names nothing that exists.
+fn address(params: &Parameters) -> Result<(VideoId, &str, &str), ApiError> {
+    let params = params.as_ref().map_err(|_| ApiError::UnknownSegment)?;
     let part =
         |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
     let id = part("id").and_then(|id| id.parse().ok()).ok_or(ApiError::UnknownVideo)?;

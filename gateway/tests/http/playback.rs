@@ -164,6 +164,9 @@ async fn what_is_not_a_segment_is_unknown() {
         "other/0.m4s",
         "other/index.m3u8",
         "audio/9.m4s",
+        "%FF/index.m3u8",
+        "%FF/0.m4s",
+        "source/%FF",
     ] {
         let answer = site.get(&format!("/v/{}/{file}", video.id)).await;
         answer.problem(StatusCode::NOT_FOUND, "unknown_segment");
