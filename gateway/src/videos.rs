@@ -229,11 +229,18 @@ pub(crate) fn description(text: String) -> Result<String, ApiError> {
     Ok(text.trim().to_owned())
 }
 
-/// White space and control characters become single spaces.
+/// White space and control characters become single spaces, and controls of the writing direction vanish.
 pub(crate) fn one_line(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !turns_direction(*c)).collect();
     let words =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// The embeddings, overrides and isolates of the Unicode bidirectional algorithm (UAX #9, section 2). One that is not closed
+/// would turn around what is written after a title, and none is needed to write in any language.
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A video's row as the API shows it.
@@ -333,6 +340,10 @@ mod tests {
     fn titles_are_one_line_and_bounded() {
         assert_eq!(title("  My\n\tholiday \u{0} film ".to_owned()).unwrap(), "My holiday film");
         assert!(title(" \n ".to_owned()).is_err());
+        let turned = "a\u{202E}4pm.\u{2066}exe\u{2069}\u{202A} \u{202B}\u{2067} b\u{202C}";
+        assert_eq!(title(turned.to_owned()).unwrap(), "a4pm.exe b");
+        assert_eq!(title("\u{200F}سلام".to_owned()).unwrap(), "\u{200F}سلام");
+        assert!(title("\u{202E}\u{2069}".to_owned()).is_err());
         assert!(title("ü".repeat(TITLE_CHARS_MAX)).is_ok());
         assert!(title("ü".repeat(TITLE_CHARS_MAX + 1)).is_err());
     }
