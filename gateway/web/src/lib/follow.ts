@@ -1,12 +1,12 @@
 /**
- * Keeps one video up to date until it will not change any more.
+ * Keeps one video up to date until it will not change any more, its poster included.
  *
  * Events from the server make it prompt; a slow poll beside them makes it sure, because an event stream to a frozen node goes
  * silent without an error. Browsers open few connections to one host, so only some followers stream and the others just poll.
  */
 import { getVideo, streamVideo, type VideoStream } from './api';
 import { ApiError } from './problems';
-import { isSettled, isStale } from './video';
+import { awaitsPoster, isSettled, isStale, POSTER_WAIT_MS } from './video';
 import type { Video } from './types';
 
 /** Browsers allow six HTTP/1.1 connections per host; uploads and segments need the others. */
@@ -32,12 +32,14 @@ export function followVideo(id: string, { onVideo, onGone }: Follower): () => vo
   let reconnectMs = RECONNECT_MIN_MS;
   let reconnectTimer: ReturnType<typeof setTimeout> | undefined;
   let pollTimer: ReturnType<typeof setTimeout> | undefined;
+  let posterTimer: ReturnType<typeof setTimeout> | undefined;
 
   const stop = () => {
     if (stopped) return;
     stopped = true;
     clearTimeout(reconnectTimer);
     clearTimeout(pollTimer);
+    clearTimeout(posterTimer);
     closeStream();
   };
 
@@ -52,7 +54,8 @@ export function followVideo(id: string, { onVideo, onGone }: Follower): () => vo
     if (stopped || (known && isStale(known, video))) return;
     known = video;
     onVideo(video);
-    if (isSettled(video)) stop();
+    if (awaitsPoster(video)) posterTimer ??= setTimeout(stop, POSTER_WAIT_MS);
+    else if (isSettled(video)) stop();
   };
 
   const gone = () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { diskUse, findings, headline, isLeader, lag } from './health';
+import { diskUse, findings, headline, isLeader, lag, repairRemark } from './health';
 import type { Cluster, ClusterNode } from './types';
 
 const node = (id: number, extra: Partial<ClusterNode> = {}) =>
@@ -67,6 +67,24 @@ describe('findings', () => {
     expect(findings(waiting)[0]?.detail).toBe('Waiting: node-2 may come back.');
     const working = { ...waiting, repair: { ...repair, bytes_per_second: 1e6, eta_seconds: 75 } };
     expect(findings(working)[0]?.detail).toBe('New copies are being made; about 1 min left.');
+  });
+
+  it('does not promise copies that only a node which is down can take', () => {
+    const short = { under_replicated_blocks: 5, repair: { ...cluster().repair, queued_blocks: 5 } };
+    expect(findings(cluster(short))[0]?.detail).toBe('New copies will be made shortly.');
+    expect(repairRemark(cluster(short))).toBe('to be made shortly');
+    const down = cluster({ ...short, nodes: [node(1), node(2), node(3, { status: 'down' })] });
+    expect(findings(down)[1]?.detail).toBe('New copies will be made when node-3 is back.');
+    expect(repairRemark(down)).toBe('when node-3 is back');
+  });
+
+  it('says that there is nothing to repair only when nothing is queued', () => {
+    expect(repairRemark(cluster())).toBe('nothing to repair');
+    const queued = { ...cluster().repair, queued_blocks: 3 };
+    expect(repairRemark(cluster({ repair: { ...queued, waiting_for: 'no space' } }))).toBe(
+      'waiting: no space',
+    );
+    expect(repairRemark(cluster({ repair: queued }))).not.toBe('nothing to repair');
   });
 
   it('warns of full disks', () => {

@@ -81,7 +81,23 @@ function repairSentence(cluster: Cluster, eta: number | null): string {
   const { waiting_for: waitingFor, bytes_per_second: rate } = cluster.repair;
   if (rate > 0 && eta !== null) return `New copies are being made; about ${span(eta)} left.`;
   if (rate > 0) return 'New copies are being made.';
-  return waitingFor ? `Waiting: ${waitingFor}.` : 'New copies will be made shortly.';
+  if (waitingFor) return `Waiting: ${waitingFor}.`;
+  const down = cluster.nodes.filter((node) => node.status === 'down');
+  if (down.length === 0) return 'New copies will be made shortly.';
+  return `New copies will be made when ${backAgain(down)}.`;
+}
+
+/** Beside the number of copies to make, while none is being made. */
+export function repairRemark(cluster: Cluster): string {
+  const { queued_blocks: queued, waiting_for: waitingFor } = cluster.repair;
+  if (waitingFor) return `waiting: ${waitingFor}`;
+  if (queued === 0) return 'nothing to repair';
+  const down = cluster.nodes.filter((node) => node.status === 'down');
+  return down.length === 0 ? 'to be made shortly' : `when ${backAgain(down)}`;
+}
+
+function backAgain(down: readonly ClusterNode[]): string {
+  return down.length === 1 ? `${names(down)} is back` : `${names(down)} are back`;
 }
 
 /** The one line on top. */

@@ -4,7 +4,7 @@
 import { getVideo, listVideos } from './api';
 import { inWords } from './problems';
 import type { Video } from './types';
-import { appendPage, isSettled, isStale, mergeFirstPage } from './video';
+import { appendPage, isStale, mergeFirstPage, PosterWait } from './video';
 
 /** While something is being uploaded or processed, its card should move. */
 const REFRESH_BUSY_MS = 2_000;
@@ -26,6 +26,7 @@ class Library {
   #abort: AbortController | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #open = false;
+  readonly #posters = new PosterWait();
 
   /** Shows the videos that match; an unchanged query keeps what is shown and only refreshes it. */
   async search(query: string): Promise<void> {
@@ -82,7 +83,7 @@ class Library {
       this.error = null;
       this.phase = 'shown';
       const fresh = new Set(page.items.map((video) => video.id));
-      const stragglers = merged.filter((video) => !isSettled(video) && !fresh.has(video.id));
+      const stragglers = merged.filter((video) => this.#isMoving(video) && !fresh.has(video.id));
       await Promise.all(stragglers.slice(0, STRAGGLERS_MAX).map((video) => this.#refreshOne(video.id)));
     } catch (reason) {
       if (this.items.length === 0) {
@@ -110,11 +111,15 @@ class Library {
   #schedule(): void {
     clearTimeout(this.#timer);
     if (!this.#open || document.hidden) return;
-    const busy = this.items.some((video) => !isSettled(video));
+    const busy = this.items.some((video) => this.#isMoving(video));
     this.#timer = setTimeout(
       () => void this.refresh().then(() => this.#schedule()),
       busy ? REFRESH_BUSY_MS : REFRESH_IDLE_MS,
     );
+  }
+
+  #isMoving(video: Video): boolean {
+    return this.#posters.isOpen(video, performance.now());
   }
 
   #newer(video: Video): Video {

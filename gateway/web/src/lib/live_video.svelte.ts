@@ -5,7 +5,7 @@ import { getVideo } from './api';
 import { followVideo } from './follow';
 import { ApiError, inWords } from './problems';
 import type { Video } from './types';
-import { isSettled } from './video';
+import { awaitsPoster, isSettled } from './video';
 
 export class LiveVideo {
   video = $state.raw<Video | null>(null);
@@ -34,7 +34,7 @@ export class LiveVideo {
       const video = await getVideo(this.#id);
       if (this.#closed) return;
       this.video = video;
-      if (isSettled(video)) return;
+      if (isSettled(video) && !awaitsPoster(video)) return;
       this.#stop = followVideo(this.#id, {
         onVideo: (next) => (this.video = next),
         onGone: () => (this.problem = new ApiError(404, {})),

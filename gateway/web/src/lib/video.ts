@@ -8,6 +8,34 @@ export function isSettled(video: Video): boolean {
   return video.state === 'ready' || video.state === 'failed';
 }
 
+/** The poster is made beside the segments, and may come some moments after the last of them. */
+export const POSTER_WAIT_MS = 30_000;
+
+/** A video that is whole but for its poster, which is worth waiting for, for {@link POSTER_WAIT_MS}. */
+export function awaitsPoster(video: Video): boolean {
+  return video.state === 'ready' && video.urls.thumbnail === null;
+}
+
+/**
+ * Tells how long videos have waited for their poster, from when each was first seen without it: not from when it was uploaded,
+ * which a clock that differs from the server's could not tell.
+ */
+export class PosterWait {
+  readonly #sinceMs = new Map<string, number>();
+
+  /** Whether this video should still be asked for: it changes by itself, or its poster may yet come. */
+  isOpen(video: Video, nowMs: number): boolean {
+    if (!isSettled(video)) return true;
+    if (!awaitsPoster(video)) {
+      this.#sinceMs.delete(video.id);
+      return false;
+    }
+    const sinceMs = this.#sinceMs.get(video.id) ?? nowMs;
+    this.#sinceMs.set(video.id, sinceMs);
+    return nowMs - sinceMs < POSTER_WAIT_MS;
+  }
+}
+
 export function isPlayable(video: Video): boolean {
   return video.playable_seconds > 0;
 }
@@ -20,6 +48,7 @@ const STAGE: Record<VideoState, number> = { uploading: 0, processing: 1, ready: 
  */
 export function isStale(known: Video, next: Video): boolean {
   if (STAGE[next.state] !== STAGE[known.state]) return STAGE[next.state] < STAGE[known.state];
+  if (known.urls.thumbnail !== null && next.urls.thumbnail === null) return true;
   return next.playable_seconds < known.playable_seconds;
 }
 
