@@ -9,6 +9,7 @@ use bytes::Bytes;
 use cluster::catalog;
 use cluster::command::{Action, BlockRef};
 use cluster::ids::NodeId;
+use cluster::placement::Layout;
 use cluster::view::{MemoryView, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -180,20 +181,24 @@ fn observe(member: &Member) -> ClusterObservation {
         tracing::warn!(%error, "read the table of nodes");
         Vec::new()
     });
-    let layout_epoch = match catalog::layout(catalog.as_ref()) {
-        Ok(layout) => layout.epoch(),
-        Err(error) => {
-            tracing::warn!(%error, "read the layout");
-            0
-        }
-    };
+    let layout = catalog::layout(catalog.as_ref()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "read the layout");
+        Layout::default()
+    });
     let mut under_replicated_blocks = 0;
+    let mut troubles = Vec::new();
     let mut nodes = Vec::with_capacity(rows.len());
     for row in rows {
         let own = row.id == member.id();
         let seen = member.observer().observe(row.id);
         let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
-        under_replicated_blocks += lacking(seen.status, &said);
+        if layout.nodes().contains(&row.id) {
+            let should_hold = member.should_hold(row.id, &layout);
+            under_replicated_blocks += lacking(seen.status, &said, should_hold);
+            if let Some(trouble) = trouble(seen.status, &said) {
+                troubles.push(format!("node {} ({}): {trouble}", row.id, row.name));
+            }
+        }
         nodes.push(NodeObservation {
             voter: raft.voters.contains(&row.id),
             node: row,
@@ -210,10 +215,10 @@ fn observe(member: &Member) -> ClusterObservation {
         leader: leader(member, &raft),
         term: raft.term,
         voters: raft.voters,
-        layout_epoch,
+        layout_epoch: layout.epoch(),
         under_replicated_blocks,
         nodes,
-        repair: repair(member),
+        repair: repair(member, &troubles),
     }
 }
 
@@ -247,30 +252,73 @@ fn gauge(member: &Member) {
     set("reelraft_blocks", own.blocks);
     set("reelraft_block_bytes", own.bytes);
     set("reelraft_capacity_bytes", own.capacity_bytes);
-    set("reelraft_missing_blocks", own.missing_blocks);
+    // Not 0 while it is not known: the gauge begins when it is.
+    if let Some(missing) = own.missing_blocks {
+        set("reelraft_missing_blocks", missing);
+    }
     set("reelraft_under_replicated_blocks", seen.under_replicated_blocks);
 }
 
-/// How this node's own share of the repair is doing: each node repairs for itself.
-fn repair(member: &Member) -> RepairObservation {
+/// How this node's own share of the repair is doing: each node repairs for itself. What holds up any of them is of interest
+/// wherever somebody asks.
+fn repair(member: &Member, troubles: &[String]) -> RepairObservation {
     let content = member.content().observe();
     RepairObservation {
         queued_blocks: content.queued_blocks,
         bytes_per_second: content.repair_bytes_per_second,
         eta_seconds: content.repair_eta_seconds,
-        waiting_for: content.waiting_for,
+        waiting_for: (!troubles.is_empty()).then(|| troubles.join("; ")),
     }
 }
 
-/// Copies that cannot be had because of one node: those that it has yet to make, and all of its own while it is gone, as far
-/// as it told how many these are. A block that lacks two copies counts twice.
-fn lacking(status: NodeStatus, said: &Stats) -> u64 {
+/// Copies that cannot be had because of one node: those that it has yet to make, and all that it should hold while it is
+/// gone or does not know which it has. A block that lacks two copies counts twice.
+fn lacking(status: NodeStatus, said: &Stats, should_hold: Option<u64>) -> u64 {
+    let all = || should_hold.unwrap_or(said.blocks + said.missing_blocks.unwrap_or(0));
     match status {
-        NodeStatus::Down | NodeStatus::Dead => said.blocks + said.missing_blocks,
+        NodeStatus::Down | NodeStatus::Dead => all(),
         NodeStatus::Joining
         | NodeStatus::Up
         | NodeStatus::Suspect
         | NodeStatus::Draining
-        | NodeStatus::Maintenance => said.missing_blocks,
+        | NodeStatus::Maintenance => said.missing_blocks.unwrap_or_else(all),
+    }
+}
+
+/// What keeps a node that answers from holding what it should.
+fn trouble(status: NodeStatus, said: &Stats) -> Option<String> {
+    match status {
+        // Its silence is trouble enough, and what it said before is no longer known to be so.
+        NodeStatus::Down | NodeStatus::Dead => None,
+        NodeStatus::Joining
+        | NodeStatus::Up
+        | NodeStatus::Suspect
+        | NodeStatus::Draining
+        | NodeStatus::Maintenance => said.trouble.clone().or_else(|| {
+            said.missing_blocks
+                .is_none()
+                .then(|| "it is not known yet which blocks it lacks".to_owned())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_cannot_say_what_it_lacks_counts_as_lacking_all() {
+        let whole = Stats { blocks: 7, missing_blocks: Some(0), ..Stats::default() };
+        let unusable = Stats { trouble: Some("broken".to_owned()), ..Stats::default() };
+        assert_eq!(lacking(NodeStatus::Up, &whole, Some(9)), 0);
+        assert_eq!(trouble(NodeStatus::Up, &whole), None);
+        assert_eq!(lacking(NodeStatus::Up, &unusable, Some(9)), 9);
+        assert_eq!(trouble(NodeStatus::Up, &unusable).as_deref(), Some("broken"));
+        // Nothing was heard of it.
+        assert_eq!(lacking(NodeStatus::Suspect, &Stats::default(), Some(9)), 9);
+        assert!(trouble(NodeStatus::Up, &Stats::default()).is_some_and(|text| !text.is_empty()));
+        // What was stored while it is away counts, and what it said is a substitute only.
+        assert_eq!(lacking(NodeStatus::Down, &whole, Some(9)), 9);
+        assert_eq!(lacking(NodeStatus::Dead, &whole, None), 7);
     }
 }

@@ -39,6 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::rpc::blocks::BlocksClient;
 use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
 pub use get::GetError;
+use get::HealTrouble;
 use latency::Latencies;
 use missing::Missing;
 use owed::Owed;
@@ -129,6 +130,7 @@ struct Inner {
     cache: Cache<BlockHash, Bytes>,
     latencies: Latencies,
     missing: Missing,
+    heal_trouble: HealTrouble,
     owed: Owed,
     repaired: RateMeter,
     hashing: Pool,
@@ -164,6 +166,7 @@ impl Content {
                 cache,
                 latencies: Latencies::default(),
                 missing: Missing::default(),
+                heal_trouble: HealTrouble::default(),
                 owed: Owed::default(),
                 repaired: RateMeter::default(),
                 hashing: Pool::for_processors(),

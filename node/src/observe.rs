@@ -52,8 +52,10 @@ pub struct Stats {
     /// Bytes in blocks.
     pub bytes: u64,
     pub capacity_bytes: u64,
-    /// Blocks that it should hold and does not have yet.
-    pub missing_blocks: u64,
+    /// Blocks that it should hold and does not have yet. `None` when it does not know.
+    pub missing_blocks: Option<u64>,
+    /// What keeps it from storing its blocks.
+    pub trouble: Option<String>,
     /// Whether it is about to stop.
     pub stopping: bool,
 }
@@ -65,7 +67,8 @@ impl From<PingReply> for Stats {
             blocks: reply.blocks,
             bytes: reply.bytes,
             capacity_bytes: reply.capacity_bytes,
-            missing_blocks: reply.missing_blocks,
+            missing_blocks: reply.missing_known.then_some(reply.missing_blocks),
+            trouble: (!reply.trouble.is_empty()).then_some(reply.trouble),
             stopping: reply.stopping,
         }
     }
@@ -110,11 +113,17 @@ impl Observer {
         }
     }
 
-    /// Pings all nodes whose address is known until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    /// Pings all nodes whose address is known until `stop`, and says in the log when one falls silent or comes back, by
+    /// its name in `names`.
+    pub async fn run(
+        self: Arc<Self>,
+        names: impl Fn(NodeId) -> String + Send,
+        stop: CancellationToken,
+    ) {
         let mut ticks = tokio::time::interval(self.failure.ping);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = BTreeSet::new();
+        let mut announced = BTreeMap::new();
         let mut pings: JoinSet<(NodeId, anyhow::Result<Stats>)> = JoinSet::new();
         loop {
             tokio::select! {
@@ -126,7 +135,14 @@ impl Observer {
                             pings.spawn(async move { (node, observer.ping(node).await) });
                         }
                     }
-                    self.report();
+                    for node in self.peers.known() {
+                        let seen = self.observe(node);
+                        gauge!("reelraft_node_silent_seconds", "node" => node.to_string())
+                            .set(seen.silent_for.as_secs_f64());
+                        if changed(&mut announced, node, seen.status) {
+                            announce(node, &names(node), &seen);
+                        }
+                    }
                 }
                 Some(ping) = pings.join_next() => {
                     let (node, answer) = ping.expect("a ping does not panic and nobody aborts it");
@@ -155,23 +171,28 @@ impl Observer {
     fn note(&self, node: NodeId, answer: anyhow::Result<Stats>) {
         match answer {
             Ok(said) => {
-                let before = self.observe(node).status;
-                if before != NodeStatus::Up {
-                    tracing::info!(%node, "a node is up again");
-                }
                 let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
                 seen.insert(node, Sighting { at: Instant::now(), said });
             }
             Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "a ping failed"),
         }
     }
+}
 
-    fn report(&self) {
-        for node in self.peers.known() {
-            let silent = self.observe(node).silent_for;
-            gauge!("reelraft_node_silent_seconds", "node" => node.to_string())
-                .set(silent.as_secs_f64());
-        }
+/// Whether a node's status is another one than was announced last; everybody counts as up at first.
+fn changed(announced: &mut BTreeMap<NodeId, NodeStatus>, node: NodeId, status: NodeStatus) -> bool {
+    announced.insert(node, status).unwrap_or(NodeStatus::Up) != status
+}
+
+/// Says in the log what became of a node.
+fn announce(node: NodeId, name: &str, seen: &Observation) {
+    let silent_seconds = seen.silent_for.as_secs();
+    match seen.status {
+        NodeStatus::Down => tracing::warn!(%node, name, silent_seconds, "a node is down"),
+        NodeStatus::Dead => tracing::warn!(%node, name, silent_seconds, "a node is dead"),
+        NodeStatus::Suspect => tracing::info!(%node, name, silent_seconds, "a node is suspect"),
+        NodeStatus::Up => tracing::info!(%node, name, "a node is up again"),
+        NodeStatus::Joining | NodeStatus::Draining | NodeStatus::Maintenance => {}
     }
 }
 
@@ -199,6 +220,33 @@ mod tests {
         down_after: Duration::from_secs(10),
         dead_after: Duration::from_secs(600),
     };
+
+    #[test]
+    fn each_change_is_announced_once() {
+        use NodeStatus::{Dead, Down, Suspect, Up};
+        let mut announced = BTreeMap::new();
+        let statuses = [Up, Up, Suspect, Suspect, Down, Down, Dead, Up, Up];
+        let said: Vec<NodeStatus> = statuses
+            .into_iter()
+            .filter(|status| changed(&mut announced, NodeId(2), *status))
+            .collect();
+        assert_eq!(said, [Suspect, Down, Dead, Up]);
+        assert!(changed(&mut announced, NodeId(3), Down), "another node");
+    }
+
+    #[test]
+    fn what_a_node_does_not_know_is_not_nothing() {
+        let unknown = Stats::from(PingReply { blocks: 7, ..PingReply::default() });
+        assert_eq!(unknown.missing_blocks, None);
+        assert_eq!(unknown.trouble, None);
+        let known = Stats::from(PingReply {
+            missing_known: true,
+            trouble: "full".to_owned(),
+            ..PingReply::default()
+        });
+        assert_eq!(known.missing_blocks, Some(0));
+        assert_eq!(known.trouble.as_deref(), Some("full"));
+    }
 
     #[test]
     fn silence_gets_worse_names() {

@@ -222,6 +222,8 @@ impl Consensus {
                 let machine =
                     StateMachine::open(Arc::clone(&state), Arc::clone(&snapshots), announce)
                         .map_err(io("read how far the catalog has come"))?;
+                let stored = snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id);
+                fit_together(&log, &raft_dir, machine.applied(), stored, &state_dir)?;
                 let raft = Raft::new(local.node_id.0, config, network, log, machine)
                     .await
                     .map_err(|error| StartError::Consensus(error.to_string()))?;
@@ -240,6 +242,7 @@ impl Consensus {
             }
         };
         runtime.spawn(abort_when_fatal(raft.clone()));
+        runtime.spawn(announce_leaders(raft.clone()));
         runtime.spawn(learn_addresses(
             raft.clone(),
             peers.clone(),
@@ -494,6 +497,64 @@ impl Consensus {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the catalog could not be brought to disk"),
             Err(error) => tracing::error!(%error, "consensus did not stop cleanly"),
+        }
+    }
+}
+
+/// Refuses a log and a catalog that cannot have been left behind by one node: one of the two is gone. A log that forgot its
+/// vote could vote twice, and a catalog cannot be made again from a log whose beginning was removed.
+fn fit_together(
+    log: &LogStore,
+    log_path: &Path,
+    applied: Option<types::LogId>,
+    stored: Option<types::LogId>,
+    state_path: &Path,
+) -> Result<(), StartError> {
+    if let Some(applied) = applied
+        && log.is_pristine()
+    {
+        let reason = format!(
+            "it is empty, but the catalog beside it has entry {}: the log was lost or moved away",
+            applied.index
+        );
+        return Err(LogStoreError::Damaged { path: log_path.to_owned(), reason }.into());
+    }
+    let reached = applied.max(stored);
+    if let Some(purged) = log.purged()
+        && reached < Some(purged)
+    {
+        let reason = match reached {
+            None => format!(
+                "it is empty, but the log begins after entry {}: the catalog was lost or moved away",
+                purged.index
+            ),
+            Some(reached) => format!(
+                "it ends at entry {}, but the log begins after entry {}: the catalog went back in time",
+                reached.index, purged.index
+            ),
+        };
+        return Err(StateError::Open { path: state_path.to_owned(), reason }.into());
+    }
+    Ok(())
+}
+
+/// Says in the log who leads, once for each change.
+async fn announce_leaders(raft: Raft) {
+    let mut metrics = raft.server_metrics();
+    let mut announced = None;
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            metrics.current_leader.map(|leader| (leader, metrics.vote.leader_id.term))
+        };
+        if let Some((leader, term)) = now
+            && announced != now
+        {
+            tracing::info!(leader, term, "node {leader} leads, term {term}");
+            announced = now;
+        }
+        if metrics.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum BindError {
          127.0.0.0/8 and ::1 only"
     )]
     NotLoopback(SocketAddr),
-    #[error("listen on the RPC address {0}: {1}")]
+    #[error("listen on the RPC address {0} (--rpc-listen, rpc.listen)")]
     Listen(SocketAddr, #[source] io::Error),
 }
 

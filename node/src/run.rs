@@ -11,6 +11,7 @@
 //! - What others wait for is stopped before what it needs: people, then jobs, then leadership, then consensus, then disks.
 
 mod assignment;
+mod duties;
 mod member;
 mod registration;
 mod uploads;
@@ -97,13 +98,16 @@ pub async fn serve(
 
     // 2. Both ports, so that an address in use is an error and not a node that is half there.
     let rpc_listener = rpc::bind(config.rpc.listen).await?;
-    let http_listener = if config.roles.contains(&Role::Gateway) {
-        let listen = config.http.listen;
-        let listener = TcpListener::bind(listen).await;
-        Some(listener.with_context(|| format!("listen for HTTP on {listen} (http.listen)"))?)
-    } else {
-        None
-    };
+    let http_listener =
+        if config.roles.contains(&Role::Gateway) {
+            let listen = config.http.listen;
+            let listener = TcpListener::bind(listen).await;
+            Some(listener.with_context(|| {
+                format!("listen for HTTP on {listen} (--http-listen, http.listen)")
+            })?)
+        } else {
+            None
+        };
 
     // 3. What other nodes and operators may ask. First, because two members that start at the same time need each other.
     let daemon = Daemon::new(config, data_dir, identity, &rpc_listener, http_listener.as_ref())?;

@@ -45,7 +45,11 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                     "node_ids": reply.node_ids,
                 }));
             }
-            output::line(&format!("cluster {cluster_id} has {} nodes", reply.node_ids.len()));
+            let count = match reply.node_ids.len() {
+                1 => "1 node".to_owned(),
+                count => format!("{count} nodes"),
+            };
+            output::line(&format!("cluster {cluster_id} has {count}"));
             for (id, address) in reply.node_ids.iter().zip(&nodes) {
                 output::line(&format!("  node {id}  {address}"));
             }

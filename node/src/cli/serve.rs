@@ -131,7 +131,7 @@ fn abort_on_panic() {
 }
 
 fn start_log(log: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).context("read log.filter")?;
+    let filter = EnvFilter::try_new(filter_of(&log.filter)).context("read log.filter")?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => lines
@@ -145,9 +145,24 @@ fn start_log(log: &LogConfig) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("start the log: {error}"))
 }
 
+/// The operator's filter, and silence from consensus' library below errors unless the filter speaks of it: what it has to
+/// say to operators, this program says itself.
+fn filter_of(wanted: &str) -> String {
+    if wanted.contains("openraft") { wanted.to_owned() } else { format!("{wanted},openraft=error") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_of_consensus_is_quiet_unless_it_is_asked_for() {
+        assert_eq!(filter_of("info,node=debug"), "info,node=debug,openraft=error");
+        assert_eq!(filter_of("info,openraft=debug"), "info,openraft=debug");
+        for wanted in ["info", "info,node=debug", ""] {
+            EnvFilter::try_new(filter_of(wanted)).unwrap();
+        }
+    }
 
     #[test]
     fn settings_have_a_name_and_a_value() {

@@ -4,7 +4,8 @@
 //! quickest; a node that is known not to answer is asked last. A holder that takes long is not waited for alone: the next one
 //! is asked as well, and whoever answers first wins. Whatever comes back is hashed before anybody sees it.
 
-use std::sync::Arc;
+use std::mem::Discriminant;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,22 @@ pub enum GetError {
     Unreadable { hash: BlockHash, reason: String },
     #[error(transparent)]
     Catalog(#[from] ViewError),
+}
+
+/// What last kept copies from being restored: a full disk would be worth a line for each block that is read.
+#[derive(Debug, Default)]
+pub(super) struct HealTrouble(Mutex<Option<Discriminant<StoreError>>>);
+
+impl HealTrouble {
+    /// Whether it is of another kind than the last one.
+    fn is_new(&self, error: &StoreError) -> bool {
+        let kind = std::mem::discriminant(error);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(kind) != Some(kind)
+    }
+
+    fn over(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// What became of asking one holder.
@@ -122,9 +139,16 @@ impl Inner {
         let (content, bytes) = (Arc::clone(self), bytes.clone());
         tokio::spawn(async move {
             match content.store.put(block.hash, bytes, here.applied).await {
-                Ok(()) => content.missing.found(&block.hash),
+                Ok(()) => {
+                    content.missing.found(&block.hash);
+                    content.heal_trouble.over();
+                }
                 Err(error) => {
-                    tracing::warn!(block = %block.hash, %error, "a copy could not be restored");
+                    if content.heal_trouble.is_new(&error) {
+                        tracing::warn!(block = %block.hash, %error, "copies cannot be restored");
+                    } else {
+                        tracing::debug!(block = %block.hash, %error, "a copy could not be restored");
+                    }
                     content.missing.hint(block);
                 }
             }
@@ -242,4 +266,21 @@ fn may_pass(status: &Status) -> bool {
         status.code(),
         Code::NotFound | Code::DataLoss | Code::FailedPrecondition | Code::InvalidArgument
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kind_of_trouble_is_new_once() {
+        let trouble = HealTrouble::default();
+        let full = |free_bytes| StoreError::Full { free_bytes };
+        assert!(trouble.is_new(&full(7)));
+        assert!(!trouble.is_new(&full(3)));
+        assert!(trouble.is_new(&StoreError::ReadOnly { reason: "broken".to_owned() }));
+        assert!(trouble.is_new(&full(3)));
+        trouble.over();
+        assert!(trouble.is_new(&full(3)));
+    }
 }

@@ -127,6 +127,17 @@ impl LogStore {
         })
     }
 
+    /// Whether it has never been part of anything: no vote, no entry, nothing removed.
+    pub(super) fn is_pristine(&self) -> bool {
+        let vote = self.shared.vote.lock().unwrap_or_else(PoisonError::into_inner);
+        vote.is_none() && self.tail().last().is_none()
+    }
+
+    /// The last entry that was removed from the front.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.tail().purged()
+    }
+
     fn db(&self) -> &DB {
         &self.shared.db
     }

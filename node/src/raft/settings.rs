@@ -27,9 +27,9 @@ pub struct RaftSettings {
 impl Default for RaftSettings {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 75,
-            election_min_ms: 250,
-            election_max_ms: 450,
+            heartbeat_ms: 80,
+            election_min_ms: 300,
+            election_max_ms: 500,
             snapshot_every_entries: 20_000,
             keep_entries: 50_000,
         }

@@ -64,6 +64,11 @@ impl StateMachine {
         Ok(Self { state, snapshots, applied, membership, announce })
     }
 
+    /// The last entry in the catalog.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
     /// Applies one batch and answers its proposers.
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut answers: Vec<(ApplyResponder<TypeConfig>, Reply)> = Vec::new();

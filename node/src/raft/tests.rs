@@ -403,6 +403,48 @@ async fn a_node_whose_entries_are_gone_catches_up_by_a_snapshot() {
     cluster.assert_equal().await;
 }
 
+/// Starts the node, which must fail, and says how.
+async fn refusal_of(node: &Node) -> String {
+    let local = LocalNode { cluster_id: CLUSTER, node_id: node.id };
+    let started = Consensus::start(node.settings, node.directory.path(), Peers::new(local)).await;
+    let Err(error) = started else { panic!("node {} started", node.id) };
+    format!("{:#}", anyhow::Error::from(error))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_log_or_its_catalog_does_not_start() {
+    let settings =
+        RaftSettings { snapshot_every_entries: 10, keep_entries: 11, ..RaftSettings::default() };
+    let mut cluster = Cluster::start(settings).await;
+    let leader = cluster.leader().await;
+    for _ in 0..40 {
+        cluster.propose_on(leader).await;
+    }
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    eventually("the beginning of the log is removed", || {
+        cluster.nodes[other].consensus().status().purged_index > 0
+    })
+    .await;
+    for (lost, directory) in [(one, "raft"), (other, "state")] {
+        cluster.nodes[lost].kill().await;
+        let node = &cluster.nodes[lost];
+        let (path, aside) =
+            (node.directory.path().join(directory), node.directory.path().join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        for _ in 0..2 {
+            let refusal = refusal_of(node).await;
+            assert!(refusal.contains("it is empty"), "{refusal}");
+            assert!(refusal.contains("join again as a new node"), "{refusal}");
+        }
+        // With what was lost in its place again, nothing has happened.
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        cluster.nodes[lost].start().await;
+    }
+    cluster.propose_on(one).await;
+    cluster.assert_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_not_made_a_member_waits() {
     let cluster = Cluster::not_yet_made(RaftSettings::default()).await;

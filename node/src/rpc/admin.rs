@@ -136,7 +136,38 @@ fn words(address: &str, status: &Status) -> anyhow::Error {
         anyhow!(
             "nobody answers on {address}: is `reelraft serve` running there, and is this its RPC port?"
         )
+    } else if !speaks_rpc(status) {
+        anyhow!(
+            "{address} answers, but not as the RPC port of a node does: is it the HTTP port? The RPC port is the one of \
+             `--rpc-listen`, 9080 unless set"
+        )
     } else {
         anyhow!("{}", status.message())
+    }
+}
+
+/// Whether an answer came from a node. This side makes up a status itself when the other one speaks another protocol or knows
+/// no such service.
+fn speaks_rpc(status: &Status) -> bool {
+    let other_protocol = std::error::Error::source(status).is_some()
+        && matches!(status.code(), tonic::Code::Internal | tonic::Code::Unknown);
+    let no_rpc = ["grpc-status header missing", "protocol error"]
+        .iter()
+        .any(|beginning| status.message().starts_with(beginning));
+    !other_protocol && !no_rpc && status.code() != tonic::Code::Unimplemented
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_rpc_port_is_told_from_a_node_that_refuses() {
+        // What the HTTP port of a node makes of it.
+        let page =
+            Status::internal("protocol error: received message with invalid compression flag");
+        assert!(words("a:1", &page).to_string().contains("is it the HTTP port?"));
+        let refusal = Status::failed_precondition("it belongs to another cluster");
+        assert_eq!(words("a:1", &refusal).to_string(), "it belongs to another cluster");
     }
 }

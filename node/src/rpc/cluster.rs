@@ -60,8 +60,10 @@ impl Cluster for ClusterService {
             blocks: stats.blocks,
             bytes: stats.bytes,
             capacity_bytes: stats.capacity_bytes,
-            missing_blocks: stats.missing_blocks,
+            missing_blocks: stats.missing_blocks.unwrap_or(0),
+            missing_known: stats.missing_blocks.is_some(),
             stopping: stats.stopping,
+            trouble: stats.trouble.unwrap_or_default(),
         }))
     }
 }

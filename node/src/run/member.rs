@@ -9,12 +9,14 @@ use anyhow::Context;
 use cluster::catalog;
 use cluster::command::{Action, Reply};
 use cluster::ids::NodeId;
+use cluster::placement::Layout;
 use cluster::tables::nodes::{NodeRow, Role};
-use gateway::backend::Backend;
+use gateway::backend::{Backend, NodeStatus};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::duties::Duties;
 use super::{Daemon, assignment, registration, uploads};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
@@ -25,7 +27,7 @@ use crate::rpc::blocks::{self, BlocksClient};
 use crate::rpc::cluster::ClusterService;
 use crate::rpc::envelope::LocalNode;
 use crate::rpc::peers::Peers;
-use crate::store::{BlockStore, RocksBlockStore, RocksOptions, UnavailableStore};
+use crate::store::{BlockStore, RocksBlockStore, RocksOptions, StoreCondition, UnavailableStore};
 use crate::{VERSION, media};
 
 /// How long the loops get to end. They wait for nothing longer than a proposal, and that gives up by itself.
@@ -49,6 +51,7 @@ pub struct Member {
     store: Arc<dyn BlockStore>,
     content: Content,
     observer: Arc<Observer>,
+    duties: Arc<Duties>,
     /// Bytes that this node offers for blocks.
     capacity_bytes: u64,
     /// Whether the catalog has caught up with the cluster since this process started.
@@ -107,6 +110,7 @@ impl Member {
             store,
             content,
             observer,
+            duties: Arc::default(),
             capacity_bytes,
             current: AtomicBool::new(false),
             working: CancellationToken::new(),
@@ -153,8 +157,37 @@ impl Member {
             blocks: content.blocks,
             bytes: content.bytes,
             capacity_bytes: self.capacity_bytes,
-            missing_blocks: content.missing_blocks.unwrap_or(0),
+            // What a memory from before says is no answer.
+            missing_blocks: content.missing_blocks.filter(|_| self.current.load(Ordering::Acquire)),
+            trouble: trouble(content.condition, content.waiting_for),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
+        }
+    }
+
+    /// How many blocks `node` should hold. `None` while that is not known here.
+    #[must_use]
+    pub fn should_hold(&self, node: NodeId, layout: &Layout) -> Option<u64> {
+        self.duties.of(node, layout)
+    }
+
+    /// Whether some node cannot be relied on to say what it lacks.
+    fn somebody_is_unclear(&self) -> bool {
+        let rows = catalog::nodes(self.consensus.catalog().as_ref()).unwrap_or_default();
+        rows.iter().any(|row| {
+            if row.id == self.id() {
+                return self.stats().missing_blocks.is_none();
+            }
+            let seen = self.observer.observe(row.id);
+            seen.status != NodeStatus::Up
+                || seen.said.and_then(|said| said.missing_blocks).is_none()
+        })
+    }
+
+    /// What people call a node, as far as the catalog knows it.
+    fn name_of(&self, node: NodeId) -> String {
+        match catalog::node(self.consensus.catalog().as_ref(), node) {
+            Ok(Some(row)) => row.name,
+            Ok(None) | Err(_) => String::new(),
         }
     }
 
@@ -219,7 +252,17 @@ impl Member {
         let founders = self.identity.members.len();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.loops = vec![
-            ("pings", tokio::spawn(self.observer.clone().run(stop()))),
+            ("pings", {
+                let member = self.clone();
+                let names = move |node| member.name_of(node);
+                tokio::spawn(self.observer.clone().run(names, stop()))
+            }),
+            ("counting duties", {
+                let (member, applied) = (self.clone(), self.consensus.applied());
+                let wanted = move || member.somebody_is_unclear();
+                let duties = self.duties.clone();
+                tokio::spawn(duties.run(self.consensus.catalog(), applied, wanted, stop()))
+            }),
             ("registration", tokio::spawn(registration::register(backend.clone(), row, stop()))),
             ("layouts", tokio::spawn(assignment::run(backend.clone(), founders, stop()))),
             ("replication", {
@@ -348,6 +391,19 @@ async fn open_store(path: &Path) -> Arc<dyn BlockStore> {
     };
     tracing::error!(reason, "this node's blocks cannot be used: it serves what other nodes hold");
     Arc::new(UnavailableStore::new(reason))
+}
+
+/// What keeps a node from storing its blocks, for people.
+fn trouble(condition: StoreCondition, waiting_for: Option<String>) -> Option<String> {
+    match condition {
+        StoreCondition::Writable => waiting_for,
+        StoreCondition::ReadOnly { reason } => {
+            Some(format!("its block store takes no writes until it is started again: {reason}"))
+        }
+        StoreCondition::Unavailable { reason } => {
+            Some(format!("its block store cannot be used: {reason}"))
+        }
+    }
 }
 
 fn settings_of(config: &Config) -> RaftSettings {
