@@ -4,10 +4,10 @@
 //! [`Layout`] is an explicit table, group → holders, that lives in the catalog under an epoch. Being a table, it can be
 //! shown before it is taken, and the way of computing it may change without moving a byte.
 //!
-//! [`compute`] makes the table. It is a pure function of the candidates and the previous layout, and gives, in this order:
+//! [`compute()`] makes the table. It is a pure function of the candidates and the previous layout, and gives, in this order:
 //!
 //! 1. **Safety**: the holders of a group are distinct nodes in as many zones as there can be.
-//! 2. **Balance**: each node holds its share of the weight ([`quota`]), within [`tolerance`].
+//! 2. **Balance**: each node holds its share of the weight ([`quota()`]), within [`tolerance`].
 //! 3. **Least movement**: what can stay where it is stays.
 //! 4. **Spread**: what has to move goes where weighted rendezvous hashing sends it, so that the groups of a lost node
 //!    have their new holders all over the cluster.
@@ -203,7 +203,7 @@ pub enum Violation {
     Share { node: NodeId, load: u32, quota: u32 },
 }
 
-/// Whether `layout` is as safe and as balanced as these candidates allow. Written without a look at how [`compute`] works.
+/// Whether `layout` is as safe and as balanced as these candidates allow. Written without a look at how [`compute()`] works.
 #[must_use]
 pub fn check(layout: &Layout, candidates: &[Candidate]) -> Vec<Violation> {
     let usable = usable(candidates);

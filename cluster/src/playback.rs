@@ -8,7 +8,8 @@
 //!   complete holds nobody back, for nothing more will come.
 //! - A rendition lists the segments that begin clearly before the frontier. Sound and pictures are cut at slightly
 //!   different times, so "clearly" is [`LOCK_STEP_SLACK_MS`], and lists differ by less than a segment.
-//! - What has been listed stays listed, at the same place, until the video is deleted.
+//! - What has been listed stays listed, at the same place, until the video is deleted or prepared again without the copy
+//!   lane; renditions have other names then.
 //! - The **target duration** is the same from the first playlist on.
 //!
 //! When the video is ready, all renditions are listed to their ends. When it failed half-way, what was playable stays so.

@@ -6,7 +6,7 @@
 //! - **Level**: while a node is further from its quota than the tolerance, move a group from a fuller to an emptier node,
 //!   directly where the rules allow it, else along the shortest chain of such moves.
 //!
-//! A chain is an augmenting path of the flow problem in [`super::quota`], so one exists as long as quotas are not met.
+//! A chain is an augmenting path of the flow problem in [`mod@super::quota`], so one exists as long as quotas are not met.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
