@@ -18,17 +18,17 @@ const OBJECTS: usize = 400;
 const SECONDS: u32 = 10;
 const CONNECTIONS: u32 = 16;
 
-/// A clip whose segments have about 1.5 MiB: 8 s at 1.5 Mbit/s, in the size of the lowest rung, so that nothing has to be
+/// A clip whose segments have about 1.5 MiB: 6 s at 2.1 Mbit/s, in the size of the lowest rung, so that nothing has to be
 /// encoded. A minute of it is encoded once and then repeated; each repetition gives other segments, because the time is part
 /// of them.
 pub(crate) async fn long_clip(folder: &Path, bytes_max: u64) -> Result<std::path::PathBuf> {
     let minute = folder.join("minute.mp4");
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let mut args = words(
-        "-f lavfi -i testsrc2=size=640x360:rate=25:duration=64 -f lavfi -i sine=duration=64:sample_rate=48000",
+        "-f lavfi -i testsrc2=size=640x360:rate=25:duration=60 -f lavfi -i sine=duration=60:sample_rate=48000",
     );
-    args.extend(words("-vf noise=alls=40:allf=t -c:v libx264 -preset ultrafast -b:v 1500k -minrate 1500k -maxrate 1500k -bufsize 1500k"));
-    args.extend(words("-x264-params nal-hrd=cbr -g 200 -keyint_min 200 -sc_threshold 0 -pix_fmt yuv420p -profile:v main -c:a aac -ac 2 -b:a 128k"));
+    args.extend(words("-vf noise=alls=40:allf=t -c:v libx264 -preset ultrafast -b:v 2100k -minrate 2100k -maxrate 2100k -bufsize 2100k"));
+    args.extend(words("-x264-params nal-hrd=cbr -g 150 -keyint_min 150 -sc_threshold 0 -pix_fmt yuv420p -profile:v main -c:a aac -ac 2 -b:a 128k"));
     args.push(minute.display().to_string());
     peers::ffmpeg(&args, None).await?;
     let repeats = bytes_max / std::fs::metadata(&minute)?.len();
