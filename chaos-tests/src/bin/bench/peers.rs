@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use chaos_tests::faults::{Fault, inflict};
 use chaos_tests::wait;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -12,11 +13,29 @@ use tokio::process::{Child, Command};
 /// A peer that was started has to answer within this time.
 const UP_WITHIN: Duration = Duration::from_secs(20);
 
+/// A peer that was asked to end is given this long.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
 /// A running peer; ends when dropped.
 pub(crate) struct Peer {
     pub(crate) url: String,
-    _children: Vec<Child>,
+    children: Vec<Child>,
     _folder: TempDir,
+}
+
+impl Drop for Peer {
+    /// Asks first: nginx takes its workers along only when it is asked.
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let Some(process) = child.id() else { continue };
+            // It may have ended by itself; what is left after the wait is killed when the child is dropped.
+            let _ = inflict(Fault::Terminate, process);
+            let deadline = Instant::now() + GONE_WITHIN;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
 }
 
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
@@ -59,7 +78,7 @@ pub(crate) async fn nginx(root: &Path) -> Result<Peer> {
     let child = spawn("nginx", &["-c".to_owned(), file.display().to_string()], folder.path())?;
     let url = format!("http://127.0.0.1:{port}");
     up(&url).await?;
-    Ok(Peer { url, _children: vec![child], _folder: folder })
+    Ok(Peer { url, children: vec![child], _folder: folder })
 }
 
 /// Three etcd servers with fsync on; the URL is that of the leader's HTTP gateway.
@@ -106,7 +125,7 @@ pub(crate) async fn etcd() -> Result<Peer> {
         Ok(None)
     })
     .await?;
-    Ok(Peer { url, _children: children, _folder: folder })
+    Ok(Peer { url, children, _folder: folder })
 }
 
 async fn up(url: &str) -> Result<()> {
