@@ -43,7 +43,7 @@ impl Default for Settings {
             connections_max: 4096,
             first_request: Duration::from_secs(10),
             uploads_max: 32,
-            upload_blocks_in_flight: 6,
+            upload_blocks_in_flight: 4,
             upload_blocks_in_flight_total: 16,
             upload_idle: Duration::from_secs(30),
             upload_patience: Duration::from_secs(30),

@@ -190,11 +190,11 @@ async fn ladder(clip: &Path, folder: &Path) -> Result<Encoding> {
         ] {
             args.push(word.to_owned());
         }
-        map.push(format!("v:{n},a:{n}"));
+        map.push(format!("v:{n},agroup:sound"));
     }
-    for _ in LADDER {
-        args.extend(["-map".to_owned(), "0:a".to_owned()]);
-    }
+    // The sound once for all rungs, as we encode it.
+    args.extend(["-map".to_owned(), "0:a".to_owned()]);
+    map.push("a:0,agroup:sound".to_owned());
     args.extend("-c:a aac -b:a 128k -g 50 -keyint_min 50 -sc_threshold 0 -f hls -hls_time 4 -hls_playlist_type event -hls_segment_type fmp4 -master_pl_name master.m3u8 -var_stream_map".split(' ').map(str::to_owned));
     args.push(map.join(" "));
     let out = folder.join("ladder");

@@ -31,16 +31,16 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             // Small on purpose: larger buffers gave no more than a tenth in throughput, and each upload would raise the
-            // process by all of them. The price is a blob file per 16 MiB written until collection joins them.
-            write_buffer_bytes: 16 * MIB,
+            // process by all of them. The price is a blob file per 8 MiB written until collection joins them.
+            write_buffer_bytes: 8 * MIB,
             names_cache_bytes: 16 * MIB,
             free_bytes_min: 1024 * MIB,
         }
     }
 }
 
-/// One that is being filled and two that are being written, so that writers need not stop for each other's flush.
-pub(super) const MEMTABLES_MAX: i32 = 3;
+/// One that is being filled and one that is being written. A third gave nothing: writers wait for the disk in any case.
+pub(super) const MEMTABLES_MAX: i32 = 2;
 
 /// Shorter values stay beside their name: initialization segments and playlists, for which a second read would cost more than
 /// carrying them through compactions.
