@@ -45,6 +45,8 @@ pub struct Config {
     pub transcoder_slots: usize,
     pub raft: RaftConfig,
     pub failure: FailureDetection,
+    /// How long an upload may stand still before its gateway counts as gone; more than `failure.suspect_after`.
+    pub upload_lost_after: Duration,
     pub log: LogConfig,
 }
 
@@ -105,9 +107,17 @@ const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
 /// The prefix of the variables.
 const VARIABLE_PREFIX: &str = "REELRAFT_";
 
-/// Variables with the prefix that are no settings of a node.
-const OTHER_VARIABLES: [&str; 5] =
-    ["REELRAFT_CONFIG", "REELRAFT_URL", "REELRAFT_CHAOS", "REELRAFT_SEED", "REELRAFT_BIN"];
+/// Variables with the prefix that are no settings of a node: for the command line, and for the commands of the repository.
+const OTHER_VARIABLES: [&str; 8] = [
+    "REELRAFT_CONFIG",
+    "REELRAFT_URL",
+    "REELRAFT_BIN",
+    "REELRAFT_CACHE",
+    "REELRAFT_NO_CACHE",
+    "REELRAFT_CHROMIUM",
+    "REELRAFT_CLIPS",
+    "REELRAFT_SCREENSHOTS",
+];
 
 /// A setting, by its path (`http.listen`), and its value as text.
 pub type Override = (String, String);
@@ -238,6 +248,11 @@ impl Settings {
                 && failure.down_after < failure.dead_after,
             "failure: suspect_after must be at least two pings, and suspect_after < down_after < dead_after"
         );
+        ensure!(
+            self.failure.upload_lost_after > failure.suspect_after,
+            "failure.upload_lost_after is not above failure.suspect_after: uploads would be given up before anybody can know \
+             that their node is gone"
+        );
 
         let repair_bytes_per_second = u32::try_from(self.content.repair_per_second.as_u64())
             .ok()
@@ -273,6 +288,7 @@ impl Settings {
             transcoder_slots: slots,
             raft,
             failure,
+            upload_lost_after: self.failure.upload_lost_after,
             log: LogConfig { format: self.log.format, filter: self.log.filter },
         })
     }

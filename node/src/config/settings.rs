@@ -81,6 +81,8 @@ pub struct FailureSettings {
     pub down_after: Duration,
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub upload_lost_after: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +164,7 @@ impl Default for FailureSettings {
             suspect_after: Duration::from_secs(3),
             down_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(600),
+            upload_lost_after: Duration::from_secs(120),
         }
     }
 }

@@ -117,6 +117,7 @@ fn what_cannot_work_is_refused_with_its_name() {
         ("[raft]\nheartbeat = \"soon\"", "soon"),
         ("[raft]\nkeep_entries = 10", "raft.keep_entries"),
         ("[failure]\ndown_after = \"2s\"", "failure"),
+        ("[failure]\nupload_lost_after = \"3s\"", "failure.upload_lost_after"),
         ("[transcoder]\nslots = 0", "transcoder.slots"),
         ("[log]\nfilter = \"node=loudly\"", "log.filter"),
         ("[content]\ncache = \"many\"", "many"),

@@ -269,7 +269,10 @@ impl Member {
                 let (content, stop) = (self.content.clone(), stop());
                 tokio::spawn(async move { content.run(stop).await })
             }),
-            ("uploads", tokio::spawn(uploads::run(backend.clone(), self.id(), stop()))),
+            ("uploads", {
+                let lost_after = config.upload_lost_after;
+                tokio::spawn(uploads::run(backend.clone(), self.id(), lost_after, stop()))
+            }),
             ("catching up", tokio::spawn(self.clone().catch_up(stop()))),
         ];
         if config.roles.contains(&Role::Transcoder) {

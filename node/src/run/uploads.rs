@@ -2,6 +2,9 @@
 //!
 //! The node that takes an upload ends it when the uploader goes away. When that node itself dies, nobody is left to say so:
 //! the video would be `uploading` for ever. So the leader watches all uploads, and fails those that stand still.
+//!
+//! How long that takes is the setting `failure.upload_lost_after`. By default it is twice what a block takes to fill at the
+//! slowest pace that gateways admit, so it only meets uploads whose gateway is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,23 +19,28 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// An upload that got nothing recorded for this long is over. At the slowest pace that gateways admit, a block fills in half
-/// this time, so this only meets uploads whose gateway is gone.
-const STANDSTILL_MAX: Duration = Duration::from_secs(120);
+/// How often uploads are looked at, at least.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);
 
-/// How often uploads are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The share of the patience with an upload that may pass between two looks.
+const LOOKS_PER_PATIENCE: u32 = 10;
 
 /// Uploads looked at each time; the rest has its turn when some of these have ended.
 const UPLOADS_MAX: usize = 1000;
 
-/// Watches until `shutdown`.
-pub(super) async fn run(backend: Arc<dyn Backend>, node: NodeId, shutdown: CancellationToken) {
+/// Watches until `shutdown`. An upload of which nothing was recorded for `lost_after` is over.
+pub(super) async fn run(
+    backend: Arc<dyn Backend>,
+    node: NodeId,
+    lost_after: Duration,
+    shutdown: CancellationToken,
+) {
+    let look_every = LOOK_EVERY_MAX.min(lost_after / LOOKS_PER_PATIENCE);
     let mut seen: BTreeMap<VideoId, (u64, Instant)> = BTreeMap::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(look_every) => {}
         }
         if backend.observe().leader != Some(node) {
             // Whoever leads next begins to count anew, which only makes it more patient.
@@ -46,11 +54,11 @@ pub(super) async fn run(backend: Arc<dyn Backend>, node: NodeId, shutdown: Cance
                 continue;
             }
         };
-        for video in give_up_on(&mut seen, &uploads, Instant::now()) {
+        for video in give_up_on(&mut seen, &uploads, lost_after, Instant::now()) {
             info!(%video, "the upload stands still: give it up");
             let error = VideoError {
                 code: "upload_interrupted".to_owned(),
-                detail: format!("no data arrived for {} seconds", STANDSTILL_MAX.as_secs()),
+                detail: format!("no data arrived for {} seconds", lost_after.as_secs()),
             };
             if let Err(error) = backend.propose(Action::FailVideo { id: video, error }).await {
                 debug!(%error, %video, "give up an upload");
@@ -63,6 +71,7 @@ pub(super) async fn run(backend: Arc<dyn Backend>, node: NodeId, shutdown: Cance
 fn give_up_on(
     seen: &mut BTreeMap<VideoId, (u64, Instant)>,
     uploads: &[(VideoId, u64)],
+    lost_after: Duration,
     now: Instant,
 ) -> Vec<VideoId> {
     seen.retain(|video, _| uploads.iter().any(|(upload, _)| upload == video));
@@ -70,7 +79,7 @@ fn give_up_on(
     for &(video, received) in uploads {
         match seen.get(&video) {
             Some(&(before, since)) if before == received => {
-                if now.duration_since(since) >= STANDSTILL_MAX {
+                if now.duration_since(since) >= lost_after {
                     over.push(video);
                 }
             }
@@ -89,13 +98,14 @@ mod tests {
     #[test]
     fn only_an_upload_that_stands_still_is_given_up() {
         let (moving, still, ended) = (VideoId([1; 16]), VideoId([2; 16]), VideoId([3; 16]));
+        let lost_after = Duration::from_secs(120);
         let start = Instant::now();
         let mut seen = BTreeMap::new();
-        assert!(give_up_on(&mut seen, &[(moving, 0), (still, 5), (ended, 1)], start).is_empty());
-        let later = start + STANDSTILL_MAX - Duration::from_secs(1);
-        assert!(give_up_on(&mut seen, &[(moving, 1), (still, 5)], later).is_empty());
-        let over =
-            give_up_on(&mut seen, &[(moving, 1), (still, 5), (ended, 1)], start + STANDSTILL_MAX);
+        let mut over_at = |uploads: &[_], now| give_up_on(&mut seen, uploads, lost_after, now);
+        assert!(over_at(&[(moving, 0), (still, 5), (ended, 1)], start).is_empty());
+        let later = start + lost_after - Duration::from_secs(1);
+        assert!(over_at(&[(moving, 1), (still, 5)], later).is_empty());
+        let over = over_at(&[(moving, 1), (still, 5), (ended, 1)], start + lost_after);
         assert_eq!(over, [still]);
     }
 }
