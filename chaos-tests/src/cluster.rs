@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -71,18 +71,18 @@ impl Node {
         self.folder.join("data")
     }
 
-    /// How many children its process has: the media workers.
+    /// The children of its process: the media workers.
     ///
     /// # Errors
     /// When it does not run, or `/proc` cannot be read.
-    pub fn workers(&self) -> Result<usize> {
+    pub fn workers(&self) -> Result<Vec<u32>> {
         let process = self.process_id()?;
-        let mut workers = 0;
+        let mut workers = Vec::new();
         for thread in std::fs::read_dir(format!("/proc/{process}/task")).context("list threads")? {
             let children = thread?.path().join("children");
             // A thread may end between the two looks; it has no children then.
-            workers +=
-                std::fs::read_to_string(children).unwrap_or_default().split_whitespace().count();
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            workers.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
         }
         Ok(workers)
     }
@@ -118,12 +118,15 @@ impl Node {
         self.folder.join("log")
     }
 
-    fn end(&mut self, fault: Fault) -> Result<()> {
+    fn end(&mut self, fault: Fault) -> Result<ExitStatus> {
         let mut process =
             self.process.take().with_context(|| format!("node {} does not run", self.number))?;
         faults::inflict(fault, process.id())?;
         let start = std::time::Instant::now();
-        while process.try_wait()?.is_none() {
+        loop {
+            if let Some(status) = process.try_wait()? {
+                return Ok(status);
+            }
             if start.elapsed() > GONE_WITHIN {
                 process.kill()?;
                 process.wait()?;
@@ -134,7 +137,6 @@ impl Node {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
     }
 }
 
@@ -149,18 +151,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `count` nodes, makes one cluster of them, and waits until each is in service.
+    /// Starts `count` nodes with these settings above the defaults, makes one cluster of them, and waits until each is in
+    /// service.
     ///
     /// # Errors
     /// When that does not happen in time.
-    pub async fn start(count: usize) -> Result<Self> {
-        Self::start_with(count, &[]).await
-    }
-
-    /// As [`Self::start`], with settings that are not the defaults.
-    ///
-    /// # Errors
-    /// When the cluster is not in service in time.
     pub async fn start_with(count: usize, settings: &Settings) -> Result<Self> {
         let binary = binary()?;
         let folder = TempDir::with_prefix("reelraft-chaos-").context("make a folder")?;
@@ -236,12 +231,18 @@ impl Cluster {
         .await
     }
 
-    /// Ends a node with a signal and waits until it is gone.
+    /// Ends a node with a signal and waits until it is gone. Only an operator's stop is an end without failure.
     ///
     /// # Errors
-    /// When it does not run, or does not end.
+    /// When it does not run, does not end, or ends otherwise than the signal demands.
     pub fn end(&mut self, place: usize, fault: Fault) -> Result<()> {
-        self.nodes[place].end(fault)
+        let status = self.nodes[place].end(fault)?;
+        ensure!(
+            fault != Fault::Terminate || status.success(),
+            "node {} was stopped and ended with {status}",
+            place + 1
+        );
+        Ok(())
     }
 
     /// Starts a node again on the data that it has.
@@ -290,12 +291,24 @@ impl Drop for Cluster {
 ///
 /// # Errors
 /// Those of the scenario.
-#[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]
 pub async fn scenario(
     nodes: usize,
     run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<()> {
-    let mut cluster = Cluster::start(nodes).await?;
+    scenario_with(nodes, &[], run).await
+}
+
+/// As [`scenario`], with these settings above the defaults.
+///
+/// # Errors
+/// Those of the scenario.
+#[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]
+pub async fn scenario_with(
+    nodes: usize,
+    settings: &Settings,
+    run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let mut cluster = Cluster::start_with(nodes, settings).await?;
     let result = run(&mut cluster).await;
     if result.is_err() {
         eprintln!("{}", cluster.logs());

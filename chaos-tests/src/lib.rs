@@ -4,7 +4,7 @@
 //! ports, spoken to over the public HTTP interface and killed with signals. What the scenarios in `tests/` and the
 //! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
 //! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
-//! upload, and the [`faults`].
+//! upload, the [`faults`], and the [`outcome`] that every video must have.
 //!
 //! # Rules
 //!
@@ -16,5 +16,6 @@ pub mod client;
 pub mod clips;
 pub mod cluster;
 pub mod faults;
+pub mod outcome;
 pub mod player;
 pub mod wait;
