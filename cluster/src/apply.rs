@@ -1,8 +1,9 @@
 //! How a command changes the catalog.
 //!
 //! [`apply`] is the only way in. It sets the clock, looks whether the command was applied before, and hands it to one small
-//! function of its own, which either changes the tables or refuses. A refused command has changed nothing but the clock and
-//! what is remembered of its client: each action works on a transaction of its own, which is thrown away on refusal.
+//! function of its own, which either changes the tables or refuses. A refused command has changed nothing but the clock,
+//! what is remembered of its client, and the audit log: each action works on a transaction of its own, which is thrown away
+//! on refusal.
 //!
 //! No command can make it panic, whatever its numbers are: sizes and counts are checked against named limits, and sums and
 //! differences are checked or saturate.
@@ -13,14 +14,20 @@
 //!
 //! [`SEGMENTS_MAX`]: crate::plan::SEGMENTS_MAX
 
+mod admission;
+mod audit;
+mod birth;
 mod blocks;
 mod editing;
 mod jobs;
+mod layout;
+mod lifecycle;
 mod limits;
 mod media;
-mod membership;
+mod registration;
 mod sessions;
 mod step;
+mod tokens;
 mod uploads;
 
 pub(crate) use jobs::most_urgent as most_urgent_job;
@@ -76,26 +83,56 @@ fn decide(
 ) -> Result<Applied, ViewError> {
     let below: &Transaction<'_> = tx;
     let mut step = Step { tx: Transaction::new(below), index, now_ms, changed: BTreeSet::new() };
+    let audited = audit::entry(&step.tx, action)?;
     let outcome = act(&mut step, action);
     let Step { tx: above, changed, .. } = step;
     let batch = above.into_batch();
-    match outcome {
+    let applied = match outcome {
         Ok(reply) => {
             tx.absorb(batch);
-            Ok(Applied { reply, changed: changed.into_iter().collect() })
+            Applied { reply, changed: changed.into_iter().collect() }
         }
         Err(Stop::Refused(refusal)) => {
-            Ok(Applied { reply: Reply::Refused(refusal), changed: Vec::new() })
+            Applied { reply: Reply::Refused(refusal), changed: Vec::new() }
         }
-        Err(Stop::View(error)) => Err(error),
+        Err(Stop::View(error)) => return Err(error),
+    };
+    if let Some(entry) = audited {
+        audit::record(tx, index, now_ms, entry, &applied.reply)?;
     }
+    Ok(applied)
 }
 
 fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
     match action {
-        Action::InitCluster { cluster_id } => membership::init_cluster(step, *cluster_id),
-        Action::RegisterNode { node } => membership::register_node(step, node),
-        Action::SetLayout { layout } => membership::set_layout(step, layout),
+        Action::InitCluster { cluster_id, authority, founder } => {
+            birth::init_cluster(step, *cluster_id, authority.as_ref(), *founder)
+        }
+        Action::RegisterNode { node } => registration::register_node(step, node),
+        Action::SetLayout { layout } => layout::set_layout(step, layout),
+
+        Action::MintToken { token, secret_hash, roles, expires_ms, uses, actor } => tokens::mint(
+            step,
+            tokens::NewToken {
+                id: *token,
+                secret_hash: *secret_hash,
+                roles,
+                expires_ms: *expires_ms,
+                uses: *uses,
+                actor,
+            },
+        ),
+        Action::RevokeToken { token, actor } => tokens::revoke(step, *token, actor),
+        Action::AdmitNode { token, secret_hash, public_key_hash, node } => {
+            admission::admit(step, *token, *secret_hash, *public_key_hash, node)
+        }
+        Action::DrainNode { node, actor } => lifecycle::drain(step, *node, actor),
+        Action::CancelDrain { node, actor } => lifecycle::cancel_drain(step, *node, actor),
+        Action::RemoveNode { node, force, actor } => lifecycle::remove(step, *node, *force, actor),
+        Action::SetMaintenance { node, until_ms, actor } => {
+            lifecycle::set_maintenance(step, *node, *until_ms, actor)
+        }
+        Action::RaiseFeatureLevel { level } => registration::raise_feature_level(step, *level),
 
         Action::CreateVideo {
             id,

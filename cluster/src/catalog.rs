@@ -3,12 +3,16 @@
 
 mod cluster;
 mod media;
+mod membership;
 mod videos;
 mod work;
 
 pub use cluster::{JobCounts, block, job, jobs, jobs_of, layout, leases_of, node, nodes, system};
 pub use media::{
     SourceBlock, rendition, renditions, segment, segments, source_block_at, source_blocks,
+};
+pub use membership::{
+    audit, authority, has_authority, member, members, removed_nodes, token, tokens,
 };
 pub use videos::{
     Cursor, InvalidCursor, LIST_SCAN_MAX, Query, VideoPage, by_upload_key, list_videos, video,

@@ -11,11 +11,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
+use crate::features;
+use crate::ids::{BlockHash, ClientId, NodeId, PublicKeyHash, SecretHash, TokenId, VideoId};
 use crate::jobs::{JobId, JobKind};
 use crate::placement::Layout;
 use crate::plan::{Plan, RenditionIndex};
-use crate::tables::nodes::NodeRow;
+use crate::tables::authority::AuthorityRow;
+use crate::tables::nodes::{NodeRow, Role};
 use crate::tables::videos::{VideoError, Visibility};
 
 /// One entry of the log.
@@ -64,14 +66,77 @@ pub enum Action {
     /// The cluster is born. Refused when it already was.
     InitCluster {
         cluster_id: [u8; 16],
+        /// Who signs the members' certificates. Without one, nodes register and need not be admitted, as before there was
+        /// admission.
+        #[serde(default)]
+        authority: Option<AuthorityRow>,
+        /// The key of node 1, the first member; there is one if and only if there is an authority.
+        #[serde(default)]
+        founder: Option<PublicKeyHash>,
     },
-    /// A node tells its name, addresses, roles and capacity; sent at its start when any of them changed.
+    /// A member tells its name, addresses, roles and capacity; sent at its start when any of them changed.
     RegisterNode {
         node: NodeRow,
     },
     /// A new layout. Refused unless its epoch is the successor of the present one and all its nodes are registered.
     SetLayout {
         layout: Layout,
+    },
+
+    /// A token lets so many nodes join. The proposer chose id and secret at random.
+    MintToken {
+        token: TokenId,
+        secret_hash: SecretHash,
+        /// The roles that the nodes may have.
+        roles: Vec<Role>,
+        /// Milliseconds since 1970, at most [`TOKEN_LIFE_MS_MAX`](crate::apply::TOKEN_LIFE_MS_MAX) from now.
+        expires_ms: u64,
+        /// How many nodes.
+        uses: u32,
+        actor: String,
+    },
+    /// Nobody joins with this token any more. Those who did stay.
+    RevokeToken {
+        token: TokenId,
+        actor: String,
+    },
+    /// A node becomes a member and gets its id: [`Reply::Admitted`]. A key that is a member's already gets the id of that
+    /// member, and uses nothing up.
+    AdmitNode {
+        token: TokenId,
+        secret_hash: SecretHash,
+        /// Of the key that its certificate will have; the proposer has seen a proof that the joiner has it.
+        public_key_hash: PublicKeyHash,
+        /// Its first registration; the id in it is ignored.
+        node: NodeRow,
+    },
+    /// A member is to hand over what it does.
+    DrainNode {
+        node: NodeId,
+        actor: String,
+    },
+    /// A draining member is to stay after all.
+    CancelDrain {
+        node: NodeId,
+        actor: String,
+    },
+    /// A member leaves for ever. Refused while the layout gives it blocks, unless it is lost and this is `force`; whether it
+    /// is lost the proposer must know.
+    RemoveNode {
+        node: NodeId,
+        force: bool,
+        actor: String,
+    },
+    /// Until then the node may be away without anybody taking over its duties; `None` ends it.
+    SetMaintenance {
+        node: NodeId,
+        /// Milliseconds since 1970, at most [`MAINTENANCE_MS_MAX`](crate::apply::MAINTENANCE_MS_MAX) from now.
+        until_ms: Option<u64>,
+        actor: String,
+    },
+    /// From now on commands of this [level](features) may be proposed. Refused unless every member has registered it.
+    RaiseFeatureLevel {
+        level: u32,
     },
 
     /// An upload begins. The proposer chose the id at random.
@@ -202,6 +267,14 @@ impl Action {
             Self::InitCluster { .. } => "init_cluster",
             Self::RegisterNode { .. } => "register_node",
             Self::SetLayout { .. } => "set_layout",
+            Self::MintToken { .. } => "mint_token",
+            Self::RevokeToken { .. } => "revoke_token",
+            Self::AdmitNode { .. } => "admit_node",
+            Self::DrainNode { .. } => "drain_node",
+            Self::CancelDrain { .. } => "cancel_drain",
+            Self::RemoveNode { .. } => "remove_node",
+            Self::SetMaintenance { .. } => "set_maintenance",
+            Self::RaiseFeatureLevel { .. } => "raise_feature_level",
             Self::CreateVideo { .. } => "create_video",
             Self::AppendSource { .. } => "append_source",
             Self::FinishSource { .. } => "finish_source",
@@ -218,6 +291,43 @@ impl Action {
             Self::CommitThumbnail { .. } => "commit_thumbnail",
             Self::FinishJob { .. } => "finish_job",
             Self::PrepareAgain { .. } => "prepare_again",
+        }
+    }
+
+    /// The level that every node's program needs to understand this. A proposer refuses what is above the active level,
+    /// [`SystemRow::level`](crate::tables::system::SystemRow::level).
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            // The first command of all is met by nobody but the founder, and by those who are admitted later.
+            Self::InitCluster { .. }
+            // How the level rises: whoever can be asked to raise it understands this.
+            | Self::RaiseFeatureLevel { .. }
+            | Self::RegisterNode { .. }
+            | Self::SetLayout { .. }
+            | Self::CreateVideo { .. }
+            | Self::AppendSource { .. }
+            | Self::FinishSource { .. }
+            | Self::FailVideo { .. }
+            | Self::EditVideo { .. }
+            | Self::DeleteVideo { .. }
+            | Self::CountViews { .. }
+            | Self::ClaimJob { .. }
+            | Self::RenewLeases { .. }
+            | Self::ReleaseJobs { .. }
+            | Self::FailJob { .. }
+            | Self::PrepareAgain { .. }
+            | Self::SetPlan { .. }
+            | Self::CommitSegments { .. }
+            | Self::CommitThumbnail { .. }
+            | Self::FinishJob { .. } => features::FIRST,
+            Self::MintToken { .. }
+            | Self::RevokeToken { .. }
+            | Self::AdmitNode { .. }
+            | Self::DrainNode { .. }
+            | Self::CancelDrain { .. }
+            | Self::RemoveNode { .. }
+            | Self::SetMaintenance { .. } => features::ADMISSION,
         }
     }
 }
@@ -239,6 +349,8 @@ pub enum Reply {
     Claimed(Option<Claim>),
     /// These leases have been lost.
     Lost(Vec<JobId>),
+    /// The id of the node that was admitted.
+    Admitted(NodeId),
     Refused(Refusal),
 }
 
@@ -275,4 +387,30 @@ pub enum Refusal {
     /// now it was not.
     #[error("this command is older than what is remembered of its client")]
     Forgotten,
+    #[error("this cluster was founded without an authority, so it has no tokens and no members")]
+    NoAuthority,
+    /// Also for a wrong secret: whoever guesses is not told which half was right.
+    #[error("there is no such token; perhaps it was revoked")]
+    TokenUnknown,
+    #[error("the token has expired; make a new one")]
+    TokenExpired,
+    #[error("the token has let in as many nodes as it may; make a new one")]
+    TokenUsed,
+    #[error("the role {} is not among those that the node's token allows", .role.name())]
+    RoleNotAllowed { role: Role },
+    #[error("the node's program is too old: the cluster needs feature level {needs}")]
+    ProgramTooOld { needs: u32 },
+    #[error("node {node} has the {what} already")]
+    AddressTaken { what: String, node: NodeId },
+    #[error("there is no such node")]
+    UnknownNode,
+    #[error(
+        "the node was removed from the cluster; it can only join again as a new node, with an empty data directory"
+    )]
+    NodeRemoved,
+    #[error("the node is not a member of the cluster")]
+    NotAMember,
+    /// It would put data or the cluster at risk.
+    #[error("{reason}")]
+    Unsafe { reason: String },
 }

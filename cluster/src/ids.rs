@@ -49,6 +49,46 @@ impl BlockHash {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub [u8; 16]);
 
+/// A token that lets nodes join: 128 random bits. Its secret is another matter, see [`SecretHash`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(pub [u8; 16]);
+
+/// The BLAKE3 hash of a node's public key (its `SubjectPublicKeyInfo` in DER): by it a node that joins again after a crash is
+/// known to be the same one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKeyHash(pub [u8; 32]);
+
+impl PublicKeyHash {
+    /// The hash of a key in DER.
+    #[must_use]
+    pub fn of(subject_public_key_info: &[u8]) -> Self {
+        Self(*blake3::hash(subject_public_key_info).as_bytes())
+    }
+}
+
+/// The BLAKE3 hash of a token's secret, which is 256 random bits: too many to be guessed, so it needs no slow hash.
+///
+/// Comparing two of them takes the same time wherever they differ.
+#[derive(Clone, Copy)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl SecretHash {
+    /// The hash of a secret.
+    #[must_use]
+    pub fn of(secret: &[u8]) -> Self {
+        Self(*blake3::hash(secret).as_bytes())
+    }
+}
+
+impl PartialEq for SecretHash {
+    fn eq(&self, other: &Self) -> bool {
+        // The comparison of `blake3::Hash` is in constant time.
+        blake3::Hash::from_bytes(self.0) == blake3::Hash::from_bytes(other.0)
+    }
+}
+
+impl Eq for SecretHash {}
+
 /// A text that is not the name it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}: expected {digits} hexadecimal digits")]
@@ -137,6 +177,9 @@ macro_rules! bytes_id {
 bytes_id!(VideoId, 16, "video id");
 bytes_id!(BlockHash, 32, "block hash");
 bytes_id!(ClientId, 16, "client id");
+bytes_id!(TokenId, 16, "token id");
+bytes_id!(PublicKeyHash, 32, "hash of a public key");
+bytes_id!(SecretHash, 32, "hash of a secret");
 
 #[cfg(test)]
 mod tests {

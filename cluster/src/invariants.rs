@@ -4,16 +4,21 @@
 //! read the whole catalog and recompute from the rows what `apply` keeps up to date step by step; so they cost memory and
 //! time in proportion to the catalog, and are not for a node at work.
 
+mod audit;
 mod contiguity;
 mod frontier;
 mod leases;
 mod listing;
+mod members;
 mod ownership;
 mod queue;
 mod references;
+mod registrations;
+mod removal;
 mod sessions;
 mod sources;
 mod states;
+mod tokens;
 
 use std::fmt;
 
@@ -50,17 +55,22 @@ impl Findings<'_> {
 
 type Check = fn(&dyn View, &mut Findings<'_>) -> Result<(), ViewError>;
 
-const ALL: [(&str, Check); 10] = [
+const ALL: [(&str, Check); 15] = [
+    ("audit", audit::check),
     ("contiguity", contiguity::check),
     ("frontier", frontier::check),
     ("leases", leases::check),
     ("listing", listing::check),
+    ("members", members::check),
     ("ownership", ownership::check),
     ("queue", queue::check),
     ("references", references::check),
+    ("registrations", registrations::check),
+    ("removal", removal::check),
     ("sessions", sessions::check),
     ("sources", sources::check),
     ("states", states::check),
+    ("tokens", tokens::check),
 ];
 
 /// All that does not hold of this catalog; nothing, if all is well.

@@ -22,7 +22,8 @@
 //! **layout** (which nodes hold which group), **holder** (a node that the layout gives a block to), **source** (the uploaded
 //! file as a list of blocks), **plan** (how a source becomes renditions), **rendition** (one rung of the ladder, or the
 //! audio), **segment**, **piece** (a run of segments that is encoded as one job), **job**, **lease**, **frontier** (how much
-//! of a video can be played now).
+//! of a video can be played now), **member** (a node that was admitted), **token** (lets nodes join), **authority** (signs the
+//! members' certificates).
 //!
 //! # Where to read on
 //!
@@ -38,6 +39,7 @@ pub mod catalog;
 pub mod codec;
 pub mod command;
 pub mod duties;
+pub mod features;
 pub mod ids;
 pub mod invariants;
 pub mod jobs;

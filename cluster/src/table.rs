@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
+use crate::ids::{BlockHash, ClientId, NodeId, TokenId, VideoId};
 use crate::view::{TableId, Transaction, View, ViewError};
 
 /// What can be a key, or a part of one.
@@ -64,7 +64,7 @@ macro_rules! id_key {
     )* };
 }
 
-id_key!(VideoId, BlockHash, ClientId);
+id_key!(VideoId, BlockHash, ClientId, TokenId);
 
 impl Key for NodeId {
     fn write(&self, to: &mut Vec<u8>) {

@@ -1,18 +1,25 @@
 //! A cluster of three transcoders as tests see it: a catalog in memory, a log, and short words for what people and workers
 //! do. After every command all invariants are checked.
 
-use crate::apply::{Applied, apply};
+use crate::apply::{Applied, TOKEN_USES_MAX, apply};
 use crate::catalog;
 use crate::command::{Action, BlockRef, Claim, Command, LeaseToken, NewSegment, Refusal, Reply};
-use crate::ids::{BlockHash, ClientId, NodeId, VideoId};
+use crate::features;
+use crate::ids::{BlockHash, ClientId, NodeId, PublicKeyHash, SecretHash, TokenId, VideoId};
 use crate::invariants;
 use crate::jobs::{JobId, JobKind};
 use crate::plan::{Cuts, Lane, Plan, RenditionIndex, RenditionPlan, TrackKind};
+use crate::tables::authority::{AuthorityRow, PrivateKey};
 use crate::tables::nodes::{NodeRow, Role};
 use crate::tables::videos::{VideoError, VideoRow, Visibility};
 use crate::view::{MemoryView, Transaction};
 
 pub(crate) const LEASE_MS: u64 = 10_000;
+
+/// The token that lets nodes join, in the first hour.
+pub(crate) const TOKEN: TokenId = TokenId([0x70; 16]);
+
+const BIRTH_MS: u64 = 1_700_000_000_000;
 
 pub(crate) struct World {
     pub(crate) view: MemoryView,
@@ -23,19 +30,31 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Three nodes with all roles, as after `cluster init`.
+    /// Three members with all roles: a founder, and two that were admitted with [`TOKEN`].
     pub(crate) fn new() -> Self {
-        let mut world = Self {
-            view: MemoryView::default(),
-            index: 0,
-            now_ms: 1_700_000_000_000,
-            log: Vec::new(),
-        };
-        world.done(Action::InitCluster { cluster_id: [7; 16] });
+        let mut world = Self::unborn();
+        world.done(birth());
+        world.done(Action::RegisterNode { node: node(1) });
+        world.done(mint(&world, TOKEN, &Role::ALL, TOKEN_USES_MAX));
+        for id in 2..=3 {
+            assert_eq!(world.apply(admit(TOKEN, id)), Reply::Admitted(NodeId(id)));
+        }
+        world
+    }
+
+    /// Three nodes with all roles in a cluster without an authority, as they were before there was admission.
+    pub(crate) fn without_authority() -> Self {
+        let mut world = Self::unborn();
+        world.done(Action::InitCluster { cluster_id: [7; 16], authority: None, founder: None });
         for id in 1..=3 {
             world.done(Action::RegisterNode { node: node(id) });
         }
         world
+    }
+
+    /// Nothing at all.
+    pub(crate) fn unborn() -> Self {
+        Self { view: MemoryView::default(), index: 0, now_ms: BIRTH_MS, log: Vec::new() }
     }
 
     /// Applies a command of this test's one client.
@@ -76,22 +95,26 @@ impl World {
     /// Applies what must be refused, and must change nothing.
     #[track_caller]
     pub(crate) fn refused(&mut self, action: Action) -> Refusal {
-        let before = self.media_rows();
+        let before = self.lasting_rows();
         let reply = self.apply(action.clone());
-        assert_eq!(self.media_rows(), before, "a refused command has changed something");
+        assert_eq!(self.lasting_rows(), before, "a refused command has changed something");
         match reply {
             Reply::Refused(refusal) => refusal,
-            Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => {
+            Reply::Done
+            | Reply::Version(_)
+            | Reply::Claimed(_)
+            | Reply::Lost(_)
+            | Reply::Admitted(_) => {
                 panic!("{action:?} came to {reply:?}")
             }
         }
     }
 
-    /// Everything but what changes with each command.
-    pub(crate) fn media_rows(&self) -> MemoryView {
+    /// Everything but what a refused command changes too.
+    pub(crate) fn lasting_rows(&self) -> MemoryView {
         use crate::view::TableId;
 
-        self.view.without(&[TableId::System, TableId::Sessions, TableId::Replies])
+        self.view.without(&[TableId::System, TableId::Sessions, TableId::Replies, TableId::Audit])
     }
 
     pub(crate) fn wait(&mut self, ms: u64) {
@@ -210,6 +233,51 @@ impl World {
     }
 }
 
+pub(crate) fn birth() -> Action {
+    let authority = AuthorityRow {
+        certificate_der: vec![1; 400],
+        key_der: PrivateKey(vec![2; 100]),
+        created_ms: BIRTH_MS,
+    };
+    Action::InitCluster {
+        cluster_id: [7; 16],
+        authority: Some(authority),
+        founder: Some(public_key(1)),
+    }
+}
+
+/// The key that node `id` has in these tests.
+pub(crate) fn public_key(id: u64) -> PublicKeyHash {
+    PublicKeyHash::of(&id.to_be_bytes())
+}
+
+/// The hash of the secret that each token has in these tests.
+pub(crate) fn secret_of(token: TokenId) -> SecretHash {
+    SecretHash::of(&token.0)
+}
+
+/// A token for an hour.
+pub(crate) fn mint(world: &World, token: TokenId, roles: &[Role], uses: u32) -> Action {
+    Action::MintToken {
+        token,
+        secret_hash: secret_of(token),
+        roles: roles.to_vec(),
+        expires_ms: world.now_ms.saturating_add(3_600_000),
+        uses,
+        actor: "operator".into(),
+    }
+}
+
+/// The node that these tests call `id` joins. It gets that id if it is the next one.
+pub(crate) fn admit(token: TokenId, id: u64) -> Action {
+    Action::AdmitNode {
+        token,
+        secret_hash: secret_of(token),
+        public_key_hash: public_key(id),
+        node: NodeRow { id: NodeId(0), ..node(id) },
+    }
+}
+
 pub(crate) fn node(id: u64) -> NodeRow {
     NodeRow {
         id: NodeId(id),
@@ -220,6 +288,7 @@ pub(crate) fn node(id: u64) -> NodeRow {
         rpc_addr: format!("127.0.0.1:{}", 9080 + id),
         version: "0.1.0".into(),
         capacity_bytes: 1 << 40,
+        feature_level: features::NEWEST,
     }
 }
 

@@ -47,11 +47,19 @@ pub enum TableId {
     Leases = 14,
     /// Video id → nothing. Holds every video whose bytes are still arriving.
     Uploads = 15,
+    /// One row: the cluster's certificate authority.
+    Authority = 16,
+    /// Token id → what the token allows, and whom it let in.
+    Tokens = 17,
+    /// Node id → whether it belongs to the cluster. Holds every node that ever did.
+    Members = 18,
+    /// Log index → what an operator, or the cluster itself, asked for, and what it came to.
+    Audit = 19,
 }
 
 impl TableId {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::System,
         Self::Nodes,
         Self::Layout,
@@ -68,6 +76,10 @@ impl TableId {
         Self::Replies,
         Self::Leases,
         Self::Uploads,
+        Self::Authority,
+        Self::Tokens,
+        Self::Members,
+        Self::Audit,
     ];
 
     /// The name of the column family, for people and for disk.
@@ -90,6 +102,10 @@ impl TableId {
             Self::Replies => "replies",
             Self::Leases => "leases",
             Self::Uploads => "uploads",
+            Self::Authority => "authority",
+            Self::Tokens => "tokens",
+            Self::Members => "members",
+            Self::Audit => "audit",
         }
     }
 }

@@ -92,7 +92,18 @@ impl From<Refusal> for ApiError {
             | Refusal::OffsetMismatch { .. }
             | Refusal::LeaseLost
             | Refusal::LayoutEpoch { .. }
-            | Refusal::Forgotten => Self::Internal(format!("refused: {refusal}")),
+            | Refusal::Forgotten
+            | Refusal::NoAuthority
+            | Refusal::TokenUnknown
+            | Refusal::TokenExpired
+            | Refusal::TokenUsed
+            | Refusal::RoleNotAllowed { .. }
+            | Refusal::ProgramTooOld { .. }
+            | Refusal::AddressTaken { .. }
+            | Refusal::UnknownNode
+            | Refusal::NodeRemoved
+            | Refusal::NotAMember
+            | Refusal::Unsafe { .. } => Self::Internal(format!("refused: {refusal}")),
         }
     }
 }

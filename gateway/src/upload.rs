@@ -259,7 +259,11 @@ impl Gateway {
         match proposed?.reply {
             Reply::Refused(Refusal::VideoExists) => Err(ApiError::UploadKeyUsed),
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => Ok(()),
+            Reply::Done
+            | Reply::Version(_)
+            | Reply::Claimed(_)
+            | Reply::Lost(_)
+            | Reply::Admitted(_) => Ok(()),
         }
     }
 
@@ -272,7 +276,8 @@ impl Gateway {
             | Reply::Done
             | Reply::Version(_)
             | Reply::Claimed(_)
-            | Reply::Lost(_) => Ok(applied.index),
+            | Reply::Lost(_)
+            | Reply::Admitted(_) => Ok(applied.index),
             Reply::Refused(Refusal::UnknownVideo) => Err(ApiError::UploadDeleted),
             Reply::Refused(refusal) => Err(refusal.into()),
         }

@@ -181,9 +181,11 @@ impl Gateway {
         let applied = self.propose(action).await?;
         match applied.reply {
             Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => {
-                Ok(applied.index)
-            }
+            Reply::Done
+            | Reply::Version(_)
+            | Reply::Claimed(_)
+            | Reply::Lost(_)
+            | Reply::Admitted(_) => Ok(applied.index),
         }
     }
 

@@ -153,7 +153,11 @@ pub async fn init(daemon: &Arc<Daemon>, addresses: &[String]) -> Result<Founded,
             Err(InitError::Already(hex::encode(cluster_id)))
         }
         Reply::Refused(refusal) => Err(InitError::NotYet(refusal.to_string())),
-        Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => Ok(Founded {
+        Reply::Done
+        | Reply::Version(_)
+        | Reply::Claimed(_)
+        | Reply::Lost(_)
+        | Reply::Admitted(_) => Ok(Founded {
             cluster_id,
             node_ids: (1..).map(NodeId).take(founding.members.len()).collect(),
         }),

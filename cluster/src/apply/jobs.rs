@@ -17,7 +17,9 @@ use crate::jobs::{JobId, JobKind, QueueKey, Urgency};
 use crate::plan::{Cuts, Lane};
 use crate::playback;
 use crate::table::KeyRange;
+use crate::tables::authority::AUTHORITY;
 use crate::tables::jobs::{JOB_QUEUE, JOBS, JobRow, LEASES, Lease};
+use crate::tables::members::{MEMBERS, MemberState};
 use crate::tables::nodes::{NODES, Role};
 use crate::tables::system::SYSTEM;
 use crate::tables::videos::{VIDEOS, VideoError, VideoRow, VideoState};
@@ -145,6 +147,9 @@ pub(crate) fn most_urgent(
     kinds: &[JobKind],
     now_ms: u64,
 ) -> Result<Option<(JobId, JobRow)>, ViewError> {
+    if !may_work(view, node)? {
+        return Ok(None);
+    }
     let elsewhere = has_other_transcoder(view, node)?;
     let mut looked_at = 0;
     for urgency in Urgency::ALL.into_iter().filter(|urgency| kinds.contains(&urgency.kind())) {
@@ -170,6 +175,14 @@ pub(crate) fn most_urgent(
         }
     }
     Ok(None)
+}
+
+/// Whether a node is given jobs: neither one that is being drained nor one that does not belong to the cluster.
+fn may_work(view: &dyn View, node: NodeId) -> Result<bool, ViewError> {
+    match MEMBERS.get(view, &node)? {
+        Some(member) => Ok(member.state == MemberState::Member),
+        None => Ok(!AUTHORITY.has(view, &())?),
+    }
 }
 
 /// What a claim makes of a job.

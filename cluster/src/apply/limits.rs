@@ -42,6 +42,36 @@ pub const NODES_MAX: usize = crate::placement::LAYOUT_NODES_MAX;
 /// Characters of each text in a node's registration.
 pub const NODE_TEXT_CHARS_MAX: usize = 255;
 
+/// Characters of the name of whoever asks for something administrative.
+pub const ACTOR_CHARS_MAX: usize = 100;
+
+/// Bytes of the authority's certificate, and of its key. Those of P-256 have a few hundred.
+pub const AUTHORITY_BYTES_MAX: usize = 16 << 10;
+
+/// Tokens there are at a time, expired ones included. An operator makes one for each rack or each node.
+pub const TOKENS_MAX: usize = 256;
+
+/// Nodes that one token lets in: as many as there can be.
+pub const TOKEN_USES_MAX: u32 = NODES_MAX as u32;
+
+/// The longest life of a token, in milliseconds: 30 days. What lives longer is forgotten somewhere.
+pub const TOKEN_LIFE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+
+/// How long a token is remembered after it has expired, in milliseconds: a day, in which people ask why it does not work.
+pub const TOKEN_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// The longest maintenance, in milliseconds: 7 days. A machine that is away longer has to be drained, or extended.
+pub const MAINTENANCE_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+
+/// Entries of the audit log that are kept. Some megabytes.
+pub const AUDIT_ROWS_MAX: u64 = 10_000;
+
+/// Entries of the audit log that one command deletes at most: more than the one that it adds.
+pub const AUDIT_ROWS_DELETED_PER_COMMAND: usize = 4;
+
+/// Characters of an entry's action and of its outcome in the audit log.
+pub const AUDIT_TEXT_CHARS_MAX: usize = 500;
+
 /// Leases in one command. A node works on a few jobs at a time.
 pub const LEASES_PER_COMMAND_MAX: usize = 1024;
 

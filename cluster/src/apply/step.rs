@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::limits::ACTOR_CHARS_MAX;
 use crate::command::Refusal;
 use crate::ids::VideoId;
 use crate::tables::videos::{UPLOADS, VIDEOS, VideoRow, VideoState};
@@ -65,6 +66,12 @@ pub(super) fn require(condition: bool, reason: impl FnOnce() -> String) -> Resul
 /// The refusal of a command that makes no sense.
 pub(super) fn invalid(reason: impl Into<String>) -> Refusal {
     Refusal::Invalid { reason: reason.into() }
+}
+
+/// Refuses what nobody, or somebody with a novel for a name, asks for.
+pub(super) fn require_actor(actor: &str) -> Result<(), Refusal> {
+    require(!actor.is_empty(), || "it is not said who asks for this".into())?;
+    require_short("actor", actor, ACTOR_CHARS_MAX)
 }
 
 /// Refuses a text of more than `limit` characters.

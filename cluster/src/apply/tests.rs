@@ -1,9 +1,16 @@
 //! What commands come to, one file per family; and what holds for any log at all, in `random`.
 
+mod admission;
+mod audit;
+mod birth;
 mod editing;
+mod encodings;
 mod jobs;
+mod layout;
+mod lifecycle;
 mod media;
-mod membership;
 mod random;
+mod registration;
 mod sessions;
+mod tokens;
 mod uploads;

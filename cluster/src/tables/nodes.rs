@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::features;
 use crate::ids::NodeId;
 use crate::placement::Layout;
 use crate::table::Table;
@@ -25,6 +26,21 @@ pub enum Role {
     Transcoder,
 }
 
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Store, Self::Gateway, Self::Transcoder];
+
+    /// The word for people and for settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Gateway => "gateway",
+            Self::Transcoder => "transcoder",
+        }
+    }
+}
+
 /// A node, as it registered itself. What changes from second to second (bytes used, applied index) is not here but in the
 /// answers to the nodes' pings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,4 +59,15 @@ pub struct NodeRow {
     pub version: String,
     /// Bytes that it offers for blocks.
     pub capacity_bytes: u64,
+    /// The [feature level](crate::features) of its program; 0 from programs that knew of none. Ask [`Self::level`].
+    #[serde(default)]
+    pub feature_level: u32,
+}
+
+impl NodeRow {
+    /// What its program understands.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.feature_level.max(features::FIRST)
+    }
 }

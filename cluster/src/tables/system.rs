@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::features;
 use crate::ids::ClientId;
 use crate::table::Table;
 use crate::view::TableId;
@@ -20,4 +21,26 @@ pub struct SystemRow {
     pub jobs: u64,
     /// Where the search for forgotten sessions goes on.
     pub session_cursor: Option<ClientId>,
+    /// The id that the next node gets; 0 in a cluster that has no authority.
+    #[serde(default)]
+    pub next_node_id: u64,
+    /// Commands that need more than this [level](crate::features) are not proposed. 0 in clusters from before there were
+    /// levels. Ask [`Self::level`].
+    #[serde(default)]
+    pub feature_level: u32,
+    /// How often the cluster was recovered without a majority. A node that belongs to an earlier generation must not come
+    /// back: it may have what the others have lost.
+    #[serde(default)]
+    pub generation: u64,
+    /// Rows of the audit log.
+    #[serde(default)]
+    pub audit_rows: u64,
+}
+
+impl SystemRow {
+    /// What every node understands.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.feature_level.max(features::FIRST)
+    }
 }

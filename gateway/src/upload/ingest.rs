@@ -231,9 +231,11 @@ impl<'a> Blocks<'a> {
         self.appending = Some(Box::pin(async move {
             let applied = gateway.propose_patiently(action).await?;
             match applied.reply {
-                Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => {
-                    Ok(Ingested::Complete)
-                }
+                Reply::Done
+                | Reply::Version(_)
+                | Reply::Claimed(_)
+                | Reply::Lost(_)
+                | Reply::Admitted(_) => Ok(Ingested::Complete),
                 // A try that seemed to have timed out took effect after all.
                 Reply::Refused(Refusal::OffsetMismatch { expected }) if expected == end => {
                     Ok(Ingested::Complete)

@@ -88,7 +88,7 @@ impl Memory {
             puts: InFlight::default(),
             gets: AtomicUsize::new(0),
         });
-        memory.apply(Action::InitCluster { cluster_id: [9; 16] });
+        memory.apply(Action::InitCluster { cluster_id: [9; 16], authority: None, founder: None });
         memory.apply(Action::RegisterNode { node: node() });
         memory
     }
@@ -269,5 +269,6 @@ fn node() -> NodeRow {
         rpc_addr: "127.0.0.1:9080".into(),
         version: "0.1.0".into(),
         capacity_bytes: 1 << 30,
+        feature_level: cluster::features::NEWEST,
     }
 }

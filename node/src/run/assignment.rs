@@ -84,7 +84,13 @@ async fn propose(backend: &dyn Backend, layout: Layout) {
     let (epoch, nodes) = (layout.epoch(), layout.nodes().len());
     match backend.propose(Action::SetLayout { layout }).await.map(|applied| applied.reply) {
         Ok(Reply::Refused(refusal)) => tracing::info!(epoch, %refusal, "the layout was not taken"),
-        Ok(Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_)) => {
+        Ok(
+            Reply::Done
+            | Reply::Version(_)
+            | Reply::Claimed(_)
+            | Reply::Lost(_)
+            | Reply::Admitted(_),
+        ) => {
             tracing::info!(epoch, nodes, "new layout");
         }
         Err(error) => tracing::warn!(epoch, %error, "propose a layout"),
@@ -107,6 +113,7 @@ mod tests {
             rpc_addr: String::new(),
             version: String::new(),
             capacity_bytes: 1 << 30,
+            feature_level: cluster::features::NEWEST,
         }
     }
 

@@ -210,7 +210,11 @@ impl Member {
     /// When this node cannot propose at all.
     pub async fn born(&self, cluster_id: [u8; 16]) -> Result<Reply, ProposeError> {
         loop {
-            match self.consensus.propose(Action::InitCluster { cluster_id }).await {
+            match self
+                .consensus
+                .propose(Action::InitCluster { cluster_id, authority: None, founder: None })
+                .await
+            {
                 Ok((reply, _)) => return Ok(reply),
                 // Should an earlier try have taken effect, the next one is told so: this is no error for a cluster that
                 // knows nothing but its birth.
@@ -247,6 +251,7 @@ impl Member {
             rpc_addr: daemon.rpc_addr.clone(),
             version: VERSION.to_owned(),
             capacity_bytes: self.capacity_bytes,
+            feature_level: cluster::features::NEWEST,
         };
         let stop = || self.looping.clone();
         let founders = self.identity.members.len();

@@ -28,7 +28,11 @@ pub(super) async fn register(backend: Arc<dyn Backend>, row: NodeRow, stop: Canc
                         // Repeating changes nothing, but the operator may: the pause keeps this line rare.
                         tracing::error!(%refusal, "the cluster does not take this node's description");
                     }
-                    Reply::Done | Reply::Version(_) | Reply::Claimed(_) | Reply::Lost(_) => {
+                    Reply::Done
+                    | Reply::Version(_)
+                    | Reply::Claimed(_)
+                    | Reply::Lost(_)
+                    | Reply::Admitted(_) => {
                         tracing::info!(name = row.name, rpc = row.rpc_addr, "registered");
                         return;
                     }

@@ -105,9 +105,9 @@ fn the_first_segment_of_a_number_stays() {
     let (mut world, claim) = copying();
     world.commit(&claim, 0, 2..4, 4);
     world.commit(&claim, 0, 6..7, 4);
-    let before = world.media_rows();
+    let before = world.lasting_rows();
     world.commit(&claim, 0, 2..4, 4);
-    assert_eq!(world.media_rows(), before, "nothing is new");
+    assert_eq!(world.lasting_rows(), before, "nothing is new");
 
     // Another worker's bytes for 1 to 8: only what is missing is taken.
     let Action::CommitSegments { job, token, rendition, init, mut segments } =

@@ -2,6 +2,8 @@
 //! command once however often it arrives. The commands are made up of few names and numbers, so that they meet; about half
 //! of them make sense at the time, by using claims that were given out, stale ones included.
 
+mod actions;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -9,14 +11,16 @@ use proptest::strategy::ValueTree;
 
 use crate::apply::apply;
 use crate::codec;
-use crate::command::{Action, Claim, Command, LeaseToken, NewSegment, Reply};
+use crate::command::{Action, Claim, Command, Reply};
 use crate::ids::{ClientId, NodeId, VideoId};
-use crate::jobs::{JobId, JobKind};
-use crate::plan::{Cuts, Lane, Plan};
-use crate::tables::nodes::NodeRow;
+use crate::jobs::JobKind;
+use crate::plan::{Cuts, Plan};
+use crate::tables::members::MemberState;
 use crate::tables::videos::{VideoError, Visibility};
-use crate::testing::{World, block, copy_plan, encode_plan, node, plan_of};
+use crate::testing::{World, block, encode_plan};
 use crate::view::{MemoryView, Transaction};
+
+use actions::{administrative_action, any_action, media_action, number, plan};
 
 /// One step of a random life of a cluster. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -61,136 +65,10 @@ enum Deed {
     },
 }
 
-fn video_id() -> impl Strategy<Value = VideoId> {
-    (0_u8..3).prop_map(|number| VideoId([number; 16]))
-}
-
-fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![0_u64..5, Just(1000), Just(4000), Just(u64::MAX), Just(u64::MAX - 1), any::<u64>()]
-}
-
-fn short_number() -> impl Strategy<Value = u32> {
-    prop_oneof![0_u32..5, Just(u32::MAX), Just(u32::MAX - 1), any::<u32>()]
-}
-
-fn job_id() -> impl Strategy<Value = JobId> {
-    (video_id(), prop::sample::select(JobKind::ALL.to_vec()), short_number())
-        .prop_map(|(video, kind, piece)| JobId { video, kind, piece })
-}
-
-fn plan() -> impl Strategy<Value = Plan> {
-    let discovered = |plan: Plan| Plan { cuts: Cuts::Discovered, ..plan };
-    prop_oneof![
-        4 => (1_u64..12).prop_map(encode_plan),
-        4 => (1_u64..12).prop_map(copy_plan),
-        2 => Just(discovered(copy_plan(3))),
-        1 => Just(discovered(encode_plan(3))),
-        1 => Just(plan_of(&[("source", Lane::Copy)], 3)),
-        1 => Just(plan_of(&[("audio", Lane::Encode)], 3)),
-        1 => (number(), number(), short_number()).prop_map(|(duration, cut, scale)| {
-            let mut plan = encode_plan(2);
-            plan.duration_ms = Some(duration);
-            plan.cuts = Cuts::Known(vec![0, cut]);
-            for rendition in &mut plan.renditions {
-                rendition.timescale = scale;
-            }
-            plan
-        }),
-    ]
-}
-
-fn segment() -> impl Strategy<Value = NewSegment> {
-    (short_number(), number(), number(), short_number()).prop_map(
-        |(number, start, duration, len)| {
-            let block = block(&format!("any {len}"), len);
-            NewSegment { number, start, duration, block }
-        },
-    )
-}
-
-fn any_action() -> impl Strategy<Value = Action> {
-    let token = || number().prop_map(LeaseToken);
-    let kinds = prop::collection::vec(prop::sample::select(JobKind::ALL.to_vec()), 0..3);
-    let error = || VideoError { code: "any".into(), detail: "made up".into() };
-    prop_oneof![
-        any::<[u8; 16]>().prop_map(|cluster_id| Action::InitCluster { cluster_id }),
-        (0_u64..5)
-            .prop_map(|id| Action::RegisterNode { node: NodeRow { roles: vec![], ..node(id) } }),
-        (video_id(), prop::option::of(number()), any::<bool>()).prop_map(
-            |(id, announced_bytes, keep_source)| Action::CreateVideo {
-                id,
-                title: "t".into(),
-                description: String::new(),
-                visibility: Visibility::Private,
-                filename: None,
-                announced_bytes,
-                upload_key: keep_source.then(|| "shared".into()),
-                keep_source,
-            }
-        ),
-        (video_id(), number(), prop::collection::vec(short_number(), 0..3)).prop_map(
-            |(id, offset, lens)| Action::AppendSource {
-                id,
-                offset,
-                blocks: lens.into_iter().map(|len| block(&format!("any {len}"), len)).collect(),
-            }
-        ),
-        video_id().prop_map(|id| Action::FinishSource { id }),
-        video_id().prop_map(move |id| Action::FailVideo { id, error: error() }),
-        (video_id(), prop::option::of(number())).prop_map(|(id, if_version)| {
-            Action::EditVideo {
-                id,
-                if_version,
-                title: Some("u".into()),
-                description: None,
-                visibility: Some(Visibility::Public),
-            }
-        }),
-        (video_id(), prop::option::of(number()))
-            .prop_map(|(id, if_version)| Action::DeleteVideo { id, if_version }),
-        prop::collection::vec((video_id(), short_number()), 0..3)
-            .prop_map(|views| Action::CountViews { views }),
-        (0_u64..5, kinds, number()).prop_map(|(node, kinds, lease_ms)| Action::ClaimJob {
-            node: NodeId(node),
-            kinds,
-            lease_ms
-        }),
-        (0_u64..5, prop::collection::vec((job_id(), token()), 0..3), number()).prop_map(
-            |(node, leases, lease_ms)| Action::RenewLeases { node: NodeId(node), leases, lease_ms }
-        ),
-        (0_u64..5, prop::collection::vec(job_id(), 0..3))
-            .prop_map(|(node, jobs)| Action::ReleaseJobs { node: NodeId(node), jobs }),
-        (job_id(), token(), any::<bool>()).prop_map(move |(job, token, permanent)| {
-            Action::FailJob { job, token, permanent, error: error() }
-        }),
-        (job_id(), token(), plan()).prop_map(|(job, token, plan)| Action::SetPlan {
-            job,
-            token,
-            plan
-        }),
-        (job_id(), token(), 0_u16..5, prop::collection::vec(segment(), 0..3)).prop_map(
-            |(job, token, rendition, segments)| Action::CommitSegments {
-                job,
-                token,
-                rendition,
-                init: None,
-                segments
-            }
-        ),
-        (job_id(), token(), prop::option::of(prop::collection::vec(number(), 0..4))).prop_map(
-            |(job, token, discovered_cuts)| Action::FinishJob {
-                job,
-                token,
-                discovered_cuts,
-                source_end: None
-            }
-        ),
-    ]
-}
-
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
-        6 => any_action().prop_map(Deed::Any),
+        6 => media_action().prop_map(Deed::Any),
+        4 => administrative_action().prop_map(Deed::Any),
         3 => (0_u8..3, any::<bool>())
             .prop_map(|(video, announced)| Deed::Create { video, announced }),
         1 => (0_u8..3).prop_map(|video| Deed::Finish { video }),
@@ -325,10 +203,10 @@ fn live(deeds: Vec<Deed>) -> World {
             Deed::Wait(ms) => world.now_ms = world.now_ms.saturating_add(*ms),
             Deed::Again => {
                 let last = world.log.last().cloned().expect("the cluster was initialized");
-                let before = world.media_rows();
+                let before = world.lasting_rows();
                 let applied = world.apply_command(last);
                 assert!(applied.changed.is_empty());
-                assert_eq!(world.media_rows(), before);
+                assert_eq!(world.lasting_rows(), before);
             }
             Deed::Any(_)
             | Deed::Create { .. }
@@ -419,9 +297,9 @@ proptest! {
             }
             sent.push((command, reply));
             let (again, first_reply) = sent[late.index(sent.len())].clone();
-            let before = world.media_rows();
+            let before = world.lasting_rows();
             prop_assert_eq!(world.apply_command(again).reply, first_reply);
-            prop_assert_eq!(&world.media_rows(), &before);
+            prop_assert_eq!(&world.lasting_rows(), &before);
         }
     }
 
@@ -462,9 +340,11 @@ fn a_busy_life_ends_well() {
         world.done(Action::FinishSource { id });
     }
     world.wait(1_000_000);
-    let mut rounds = 0;
-    while let Some(claim) = world.claim_any(1 + rounds % 3) {
-        rounds += 1;
+    // Some nodes have left or are about to.
+    let mut workers = crate::catalog::members(&world.view).unwrap();
+    workers.retain(|(_, member)| member.state == MemberState::Member);
+    let mut workers = workers.into_iter().map(|(id, _)| id.0).cycle();
+    while let Some(claim) = workers.next().and_then(|id| world.claim_any(id)) {
         loop {
             let action = next_of(&world, &claim, encode_plan(9), 0);
             let ends = matches!(action, Action::SetPlan { .. } | Action::FinishJob { .. });
@@ -488,7 +368,7 @@ fn random_lives_see_everything() {
     // A property over lives in which nothing happens proves nothing.
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen = BTreeSet::new();
-    for _ in 0..8 {
+    for _ in 0..16 {
         let deeds = prop::collection::vec(deed(), 200).new_tree(&mut runner).unwrap().current();
         let world = live(deeds);
         let mut view = MemoryView::default();
@@ -528,10 +408,18 @@ fn random_lives_see_everything() {
     }
 }
 
-const ACTIONS: [&str; 18] = [
+const ACTIONS: [&str; 26] = [
     "init_cluster",
     "register_node",
     "set_layout",
+    "mint_token",
+    "revoke_token",
+    "admit_node",
+    "drain_node",
+    "cancel_drain",
+    "remove_node",
+    "set_maintenance",
+    "raise_feature_level",
     "create_video",
     "append_source",
     "finish_source",
