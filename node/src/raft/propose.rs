@@ -11,10 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cluster::codec;
 use cluster::command::{Action, Command, Reply};
 use cluster::ids::{ClientId, NodeId};
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
-use openraft::metrics::RaftServerMetrics;
-use openraft::type_config::alias::WatchReceiverOf;
 use proto::cluster::cluster_client::ClusterClient;
 use proto::cluster::{ProposeReply, ProposeRequest};
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +19,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 
 use super::Raft;
-use super::types::{LoggedCommand, TypeConfig};
+use super::leadership::Leader;
+use super::types::LoggedCommand;
 use super::window::Window;
 use crate::identity::random_id;
 use crate::rpc::peers::{Peers, Purpose};
@@ -74,42 +72,6 @@ enum Outcome {
     /// Nobody knows.
     Unknown(String),
     Failed(ProposeError),
-}
-
-/// Watches who leads.
-#[derive(Clone)]
-pub(super) struct Leader {
-    metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
-}
-
-impl Leader {
-    pub(super) fn new(raft: &Raft) -> Self {
-        Self { metrics: raft.server_metrics() }
-    }
-
-    /// The leader this node knows of.
-    pub(super) fn now(&self) -> Option<NodeId> {
-        self.metrics.borrow_watched().current_leader.map(NodeId)
-    }
-
-    /// Waits for a leader other than `old`. Never ends when consensus has stopped.
-    pub(super) async fn other_than(&self, old: Option<NodeId>) {
-        self.neither(old, old).await;
-    }
-
-    /// Waits for a leader that is neither of these two. Never ends when consensus has stopped.
-    async fn neither(&self, one: Option<NodeId>, other: Option<NodeId>) {
-        let mut metrics = self.metrics.clone();
-        loop {
-            let leader = metrics.borrow_and_update().current_leader.map(NodeId);
-            if leader.is_some() && leader != one && leader != other {
-                return;
-            }
-            if metrics.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
 }
 
 /// The proposer of this process.

@@ -324,7 +324,9 @@ impl Member {
         }
         match timeout(HAND_OVER_MAX, self.consensus.transfer_leadership()).await {
             Ok(Ok(heir)) => tracing::info!(%heir, "handed over leadership"),
-            Ok(Err(TransferError::NotLeader | TransferError::NobodyElse)) => {}
+            Ok(Err(
+                TransferError::NotLeader | TransferError::NobodyElse | TransferError::NotVoter(_),
+            )) => {}
             Ok(Err(TransferError::Timeout | TransferError::Stopped)) | Err(_) => {
                 tracing::info!(
                     "leadership could not be handed over; the others will elect somebody"

@@ -1,0 +1,148 @@
+//! Starting consensus on what is on disk.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::leadership::Leader;
+use super::log_store::{LogStore, LogStoreError};
+use super::network::Network;
+use super::propose::Proposer;
+use super::settings::{RaftSettings, SettingsError};
+use super::snapshot::SnapshotStore;
+use super::state_machine::StateMachine;
+use super::types::LogId;
+use super::{Consensus, Inner, Raft, background};
+use crate::rpc::peers::Peers;
+use crate::state::{StateDb, StateError};
+
+/// Threads for consensus. It is bound by the disk and the network; two let an apply run beside a heartbeat.
+const THREADS: usize = 2;
+
+/// Why consensus could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("start consensus: {0}")]
+    Consensus(String),
+    #[error("{action}: {source}")]
+    Io { action: &'static str, source: io::Error },
+}
+
+impl Consensus {
+    /// Starts consensus on the log in `data_dir/raft` and the catalog in `data_dir/state`, as the node that `peers` belongs
+    /// to. A node without a log waits to be made a member, by [`init`](Self::init) or by a leader.
+    ///
+    /// # Errors
+    /// When the log or the catalog is damaged or belongs to another node, or the settings contradict each other.
+    pub async fn start(
+        settings: RaftSettings,
+        data_dir: &Path,
+        peers: Peers,
+    ) -> Result<Self, StartError> {
+        let config = settings.config()?;
+        let io = |action| move |source| StartError::Io { action, source };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .map_err(io("start threads for consensus"))?;
+        let local = peers.local();
+        let (raft_dir, state_dir) = (data_dir.join("raft"), data_dir.join("state"));
+        let (announce, applied) = watch::channel(0);
+        let starting = runtime.spawn({
+            let network = Network::new(peers.clone());
+            async move {
+                let state = Arc::new(StateDb::open(&state_dir)?);
+                let snapshots =
+                    Arc::new(SnapshotStore::open(&state_dir).map_err(io("open the snapshots"))?);
+                let log = LogStore::open(&raft_dir, local)?;
+                let machine =
+                    StateMachine::open(Arc::clone(&state), Arc::clone(&snapshots), announce)
+                        .map_err(io("read how far the catalog has come"))?;
+                let stored = snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id);
+                fit_together(&log, &raft_dir, machine.applied(), stored, &state_dir)?;
+                let raft = Raft::new(local.node_id.0, config, network, log, machine)
+                    .await
+                    .map_err(|error| StartError::Consensus(error.to_string()))?;
+                Ok::<_, StartError>((raft, state, snapshots))
+            }
+        });
+        let (raft, state, snapshots) = match starting.await {
+            Ok(Ok(started)) => started,
+            Ok(Err(error)) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+            Err(panicked) => {
+                runtime.shutdown_background();
+                return Err(StartError::Consensus(panicked.to_string()));
+            }
+        };
+        runtime.spawn(background::abort_when_fatal(raft.clone()));
+        runtime.spawn(background::announce_leaders(raft.clone()));
+        runtime.spawn(background::learn_addresses(
+            raft.clone(),
+            peers.clone(),
+            Arc::clone(&state),
+            applied.clone(),
+        ));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                proposer: Proposer::new(raft.clone(), peers.clone(), applied.clone()),
+                leader: Leader::new(&raft),
+                raft,
+                peers,
+                state,
+                snapshots,
+                applied,
+                runtime: Mutex::new(Some(runtime)),
+            }),
+        })
+    }
+}
+
+/// Refuses a log and a catalog that cannot have been left behind by one node: one of the two is gone. A log that forgot its
+/// vote could vote twice, and a catalog cannot be made again from a log whose beginning was removed.
+fn fit_together(
+    log: &LogStore,
+    log_path: &Path,
+    applied: Option<LogId>,
+    stored: Option<LogId>,
+    state_path: &Path,
+) -> Result<(), StartError> {
+    if let Some(applied) = applied
+        && log.is_pristine()
+    {
+        let reason = format!(
+            "it is empty, but the catalog beside it has entry {}: the log was lost or moved away",
+            applied.index
+        );
+        return Err(LogStoreError::Damaged { path: log_path.to_owned(), reason }.into());
+    }
+    let reached = applied.max(stored);
+    if let Some(purged) = log.purged()
+        && reached < Some(purged)
+    {
+        let reason = match reached {
+            None => format!(
+                "it is empty, but the log begins after entry {}: the catalog was lost or moved away",
+                purged.index
+            ),
+            Some(reached) => format!(
+                "it ends at entry {}, but the log begins after entry {}: the catalog went back in time",
+                reached.index, purged.index
+            ),
+        };
+        return Err(StateError::Open { path: state_path.to_owned(), reason }.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! Nodes in one process that speak through real sockets and keep real logs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use cluster::catalog;
+use cluster::command::{Action, Reply};
+use cluster::ids::{NodeId, VideoId};
+use cluster::tables::videos::Visibility;
+use cluster::view::{TableId, View};
+use proto::cluster::cluster_server::{Cluster as ClusterService, ClusterServer};
+use proto::cluster::{
+    PingReply, PingRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use super::super::{Consensus, RaftSettings};
+use crate::rpc;
+use crate::rpc::envelope::LocalNode;
+use crate::rpc::peers::Peers;
+
+pub(super) const CLUSTER: [u8; 16] = [9; 16];
+
+/// How long anything that must happen may take on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The part of the cluster service that consensus answers.
+struct Forwarding(Consensus);
+
+#[tonic::async_trait]
+impl ClusterService for Forwarding {
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeReply>, Status> {
+        self.0.serve_propose(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
+        self.0.serve_read_index(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
+        Err(Status::unimplemented("nobody pings in these tests"))
+    }
+}
+
+/// A node that is running. Its sockets live on threads of its own, so that killing it closes them.
+pub(super) struct Running {
+    pub(super) consensus: Consensus,
+    /// Taken when it is dropped.
+    sockets: Option<Runtime>,
+}
+
+impl Running {
+    /// Ends the threads as a crash would, and waits until they are gone.
+    fn end(&mut self) {
+        let threads = self.consensus.inner.runtime.lock().unwrap().take();
+        for runtime in self.sockets.take().into_iter().chain(threads) {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Nobody may use a database any more when the process ends and RocksDB tears down what it keeps for all of them.
+    fn drop(&mut self) {
+        // On a thread of its own: those that run tasks must not wait for a runtime.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.end());
+        });
+    }
+}
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) directory: TempDir,
+    pub(super) settings: RaftSettings,
+    pub(super) running: Option<Running>,
+}
+
+impl Node {
+    pub(super) async fn start(&mut self) {
+        let local = LocalNode { cluster_id: CLUSTER, node_id: self.id };
+        let sockets = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let consensus = Consensus::start(self.settings, self.directory.path(), Peers::new(local))
+            .await
+            .unwrap();
+        let listener = sockets.spawn(rpc::bind(self.address)).await.unwrap().unwrap();
+        self.address = listener.local_addr().unwrap();
+        let mut services = Routes::builder();
+        services.add_service(consensus.service());
+        services.add_service(ClusterServer::new(Forwarding(consensus.clone())));
+        sockets.spawn(rpc::serve(listener, services.routes(), std::future::pending()));
+        self.running = Some(Running { consensus, sockets: Some(sockets) });
+    }
+
+    /// Ends the node as a crash would: nothing is told to stop, nothing is flushed.
+    pub(super) async fn kill(&mut self) {
+        let running = self.running.take().unwrap();
+        tokio::task::spawn_blocking(move || drop(running)).await.unwrap();
+    }
+
+    pub(super) fn consensus(&self) -> &Consensus {
+        &self.running.as_ref().unwrap().consensus
+    }
+}
+
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    pub(super) next_video: u128,
+}
+
+impl Cluster {
+    pub(super) async fn start(settings: RaftSettings) -> Self {
+        let mut cluster = Self::not_yet_made(settings).await;
+        let members: Vec<_> =
+            cluster.nodes.iter().map(|node| (node.id, node.address.to_string())).collect();
+        cluster.nodes[0].consensus().init(&members).await.unwrap();
+        cluster.leader().await;
+        cluster.next_video = 1;
+        cluster
+    }
+
+    /// Three nodes without a log.
+    pub(super) async fn not_yet_made(settings: RaftSettings) -> Self {
+        let mut cluster = Self { nodes: Vec::new(), next_video: 1 };
+        for _ in 0..3 {
+            cluster.add_node(settings).await;
+        }
+        cluster
+    }
+
+    /// A cluster of one node.
+    pub(super) async fn founded(settings: RaftSettings) -> Self {
+        let mut cluster = Self { nodes: Vec::new(), next_video: 1 };
+        cluster.add_node(settings).await;
+        let founder = &cluster.nodes[0];
+        let members = [(founder.id, founder.address.to_string())];
+        founder.consensus().init(&members).await.unwrap();
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Starts one more node, which is not a member yet. Returns its position.
+    pub(super) async fn add_node(&mut self, settings: RaftSettings) -> usize {
+        let position = self.nodes.len();
+        let mut node = Node {
+            id: NodeId(position as u64 + 1),
+            address: ([127, 0, 0, 1], 0).into(),
+            directory: tempfile::tempdir().unwrap(),
+            settings,
+            running: None,
+        };
+        node.start().await;
+        self.nodes.push(node);
+        position
+    }
+
+    pub(super) fn running(&self) -> impl Iterator<Item = &Consensus> {
+        self.nodes.iter().filter_map(|node| node.running.as_ref()).map(|node| &node.consensus)
+    }
+
+    /// The position of the leader that all running nodes agree on.
+    pub(super) async fn leader(&self) -> usize {
+        let mut agreed = None;
+        eventually("all nodes agree on a leader", || {
+            let mut leaders = self.running().map(|consensus| consensus.status().leader);
+            let first = leaders.next().flatten();
+            let alive =
+                self.nodes.iter().position(|node| Some(node.id) == first && node.running.is_some());
+            agreed = alive.filter(|_| leaders.all(|leader| leader == first));
+            agreed.is_some()
+        })
+        .await;
+        agreed.unwrap()
+    }
+
+    pub(super) async fn propose_on(&mut self, position: usize) -> (VideoId, u64) {
+        let id = VideoId(self.next_video.to_be_bytes());
+        self.next_video += 1;
+        let consensus = self.nodes[position].consensus();
+        let (reply, index) = consensus.propose(create(id)).await.unwrap();
+        assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+        // Read your writes.
+        assert!(catalog::video(consensus.catalog().as_ref(), id).unwrap().is_some());
+        (id, index)
+    }
+
+    /// Waits until all running nodes have applied the same entries, and compares every row of their catalogs.
+    pub(super) async fn assert_equal(&self) {
+        let last = self.running().map(|consensus| consensus.status().last_log_index).max().unwrap();
+        for consensus in self.running() {
+            consensus.wait_applied(last, PATIENCE).await.unwrap();
+        }
+        let catalogs: Vec<_> =
+            self.running().map(|consensus| rows(consensus.catalog().as_ref())).collect();
+        for other in &catalogs[1..] {
+            assert_eq!(catalogs[0], *other);
+        }
+    }
+}
+
+pub(super) fn create(id: VideoId) -> Action {
+    Action::CreateVideo {
+        id,
+        title: "A title".to_owned(),
+        description: String::new(),
+        visibility: Visibility::Public,
+        filename: None,
+        announced_bytes: None,
+        upload_key: None,
+        keep_source: false,
+    }
+}
+
+pub(super) type Rows = BTreeMap<(TableId, Vec<u8>), Vec<u8>>;
+
+pub(super) fn rows(view: &dyn View) -> Rows {
+    let mut rows = Rows::new();
+    for table in TableId::ALL {
+        view.scan(table, b"", b"", &mut |key, value| {
+            rows.insert((table, key.to_vec()), value.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    }
+    rows
+}
+
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
