@@ -24,6 +24,7 @@ mod layout;
 mod lifecycle;
 mod limits;
 mod media;
+mod rebirth;
 mod registration;
 mod sessions;
 mod step;
@@ -32,6 +33,7 @@ mod uploads;
 
 pub(crate) use jobs::most_urgent as most_urgent_job;
 pub use limits::*;
+pub use rebirth::{Rebirth, RebirthError, rebirth};
 
 use std::collections::BTreeSet;
 

@@ -26,6 +26,13 @@ pub(super) struct Entry {
     action: String,
 }
 
+impl Entry {
+    /// An entry for what is no command.
+    pub(super) fn new(actor: &str, action: String) -> Self {
+        Self { actor: actor.to_owned(), action }
+    }
+}
+
 /// What is recorded of an action, told from the tables before it: a removed node's name is gone afterwards.
 pub(super) fn entry(view: &dyn View, action: &Action) -> Result<Option<Entry>, ViewError> {
     let (actor, action) = match action {

@@ -29,26 +29,13 @@ pub(super) fn init_cluster(
     match (authority, founder) {
         (None, None) => {}
         (Some(authority), Some(public_key_hash)) => {
-            for (what, der) in
-                [("certificate", &authority.certificate_der), ("key", &authority.key_der.0)]
-            {
-                require((1..=AUTHORITY_BYTES_MAX).contains(&der.len()), || {
-                    format!("the authority's {what} has {} bytes", der.len())
-                })?;
-            }
+            require_authority(authority)?;
             let earlier = catalog::nodes(&step.tx)?;
             require(earlier.iter().all(|node| node.id == FOUNDER), || {
                 "nodes have registered before the cluster got its authority".into()
             })?;
             AUTHORITY.put(&mut step.tx, &(), authority);
-            let member = MemberRow {
-                state: MemberState::Member,
-                maintenance_until_ms: None,
-                public_key_hash,
-                roles_allowed: Role::ALL.to_vec(),
-                admitted_ms: step.now_ms,
-            };
-            MEMBERS.put(&mut step.tx, &FOUNDER, &member);
+            MEMBERS.put(&mut step.tx, &FOUNDER, &founding_member(public_key_hash, step.now_ms));
             system.next_node_id = FOUNDER.0 + 1;
             // Whoever founds a cluster with an authority understands admission, and so does everybody after it.
             system.feature_level = features::ADMISSION;
@@ -59,4 +46,26 @@ pub(super) fn init_cluster(
     }
     SYSTEM.put(&mut step.tx, &(), &system);
     Ok(Reply::Done)
+}
+
+/// Refuses an authority that is none.
+pub(super) fn require_authority(authority: &AuthorityRow) -> Result<(), Refusal> {
+    for (what, der) in [("certificate", &authority.certificate_der), ("key", &authority.key_der.0)]
+    {
+        require((1..=AUTHORITY_BYTES_MAX).contains(&der.len()), || {
+            format!("the authority's {what} has {} bytes", der.len())
+        })?;
+    }
+    Ok(())
+}
+
+/// The first member: nobody let it in, so nobody limits what it does.
+pub(super) fn founding_member(public_key_hash: PublicKeyHash, now_ms: u64) -> MemberRow {
+    MemberRow {
+        state: MemberState::Member,
+        maintenance_until_ms: None,
+        public_key_hash,
+        roles_allowed: Role::ALL.to_vec(),
+        admitted_ms: now_ms,
+    }
 }

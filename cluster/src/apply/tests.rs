@@ -10,6 +10,7 @@ mod layout;
 mod lifecycle;
 mod media;
 mod random;
+mod rebirth;
 mod registration;
 mod sessions;
 mod tokens;
