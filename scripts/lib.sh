@@ -47,6 +47,9 @@ cache_dir() {
   (cd "$dir" && pwd)
 }
 
+# Where scripts/clips.sh keeps real clips.
+clips_dir() { realpath -m "${REELRAFT_CLIPS:-$(cache_dir)/clips}"; }
+
 target_dir() { realpath -m "${CARGO_TARGET_DIR:-target}"; }
 
 # locked FILE COMMAND...: runs the command while no other process of this machine holds the lock.

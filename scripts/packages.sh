@@ -27,6 +27,7 @@ check  python3-pip           pip3
 check  shellcheck            shellcheck
 test   chromium              chromium
 test   ffmpeg                ffmpeg
+clips  python3-pip           pip3
 bench  etcd-server           etcd
 bench  ffmpeg                ffmpeg
 bench  nginx-light           nginx

@@ -13,12 +13,14 @@ use_tool cargo-nextest
 step "Compiling reelraft and its tests (the first time with all they depend on: minutes)" \
   cargo build --workspace --bins --tests
 
-# What the tests of real clusters run from outside: that binary, and a browser.
+# What the tests of real clusters work with: that binary, a browser, and clips that scripts/clips.sh fetches.
 export REELRAFT_BIN=${REELRAFT_BIN:-$(target_dir)/debug/reelraft}
 for browser in google-chrome chromium-browser chromium; do
   if have "$browser"; then found=$(command -v "$browser"); fi
 done
 export REELRAFT_CHROMIUM=${REELRAFT_CHROMIUM:-${found:-}}
+REELRAFT_CLIPS=$(clips_dir)
+export REELRAFT_CLIPS
 
 if (($# == 0)); then
   step "Web app: unit tests" npm --prefix gateway/web run --silent test

@@ -24,12 +24,21 @@ const LAG_MAX: Duration = Duration::from_secs(3);
 /// # Errors
 /// When it fails, or takes too long.
 pub async fn until_ready(client: &Client, id: &str) -> Result<Video> {
-    wait::until(&format!("{id} is ready"), READY_WITHIN, async || {
+    until_ready_within(client, id, READY_WITHIN).await
+}
+
+/// As [`until_ready`], for videos that take long.
+///
+/// # Errors
+/// As there.
+pub async fn until_ready_within(client: &Client, id: &str, limit: Duration) -> Result<Video> {
+    let video = wait::until(&format!("{id} is ready"), limit, async || {
         let video = client.video(id).await?;
-        ensure!(video.state != "failed", "failed: {:?}", video.error);
-        Ok((video.state == "ready").then_some(video))
+        Ok(Some(video).filter(|video| matches!(video.state.as_str(), "ready" | "failed")))
     })
-    .await
+    .await?;
+    ensure!(video.state == "ready", "{id} failed: {:?}", video.error);
+    Ok(video)
 }
 
 /// Waits until the video has failed, and says why it has.
