@@ -5,6 +5,7 @@
 
 mod allocator;
 pub mod backend;
+pub mod backup;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod media;
 pub mod metrics;
 pub mod observe;
 pub mod raft;
+pub mod restore;
 pub mod rpc;
 pub mod run;
 pub mod state;

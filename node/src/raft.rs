@@ -23,6 +23,8 @@ mod membership;
 mod network;
 mod propose;
 mod read;
+mod salvage;
+mod seed;
 mod server;
 mod settings;
 mod snapshot;
@@ -47,6 +49,8 @@ pub use self::log_store::LogStoreError;
 pub use self::membership::{InitError, Membership, MembershipError, MembershipVersion, Progress};
 pub use self::propose::ProposeError;
 pub use self::read::ReadError;
+pub use self::salvage::{SalvageError, Salvaged, salvage};
+pub use self::seed::{SeedError, seed};
 pub use self::server::Server;
 pub use self::settings::{RaftSettings, SettingsError};
 pub use self::start::StartError;
@@ -58,7 +62,7 @@ use self::snapshot::SnapshotStore;
 use self::state_machine::StateMachine;
 use self::types::TypeConfig;
 use crate::rpc::peers::Peers;
-use crate::state::StateDb;
+use crate::state::{SnapshotView, StateDb, StateError};
 
 type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
@@ -125,6 +129,14 @@ impl Consensus {
     #[must_use]
     pub fn catalog(&self) -> Arc<StateDb> {
         Arc::clone(&self.inner.state)
+    }
+
+    /// The catalog as it is now, and the last entry in it.
+    ///
+    /// # Errors
+    /// When the catalog does not say how far it has come.
+    pub fn moment(&self) -> Result<(SnapshotView, u64), StateError> {
+        state_machine::moment(&self.inner.state)
     }
 
     /// The index of the last entry applied on this node; changes with each batch.

@@ -27,10 +27,10 @@ use tokio::sync::watch;
 
 use super::snapshot::{SnapshotStore, StoredSnapshot};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes};
-use crate::state::{StateDb, StateError};
+use crate::state::{SnapshotView, StateDb, StateError};
 
-const APPLIED_KEY: &[u8] = b"applied";
-const MEMBERSHIP_KEY: &[u8] = b"membership";
+pub(super) const APPLIED_KEY: &[u8] = b"applied";
+pub(super) const MEMBERSHIP_KEY: &[u8] = b"membership";
 
 /// The most entries and bytes of commands in one write. Bounds the memory of a transaction and how long readers wait for
 /// the next version; large enough that the cost of a write does not matter.
@@ -136,6 +136,21 @@ fn decode_position(
         None => StoredMembership::default(),
     };
     Ok((applied, membership))
+}
+
+/// How far a catalog has come.
+pub(super) fn position(state: &StateDb) -> io::Result<Option<LogId>> {
+    let applied = state.meta(APPLIED_KEY).map_err(io::Error::other)?;
+    Ok(decode_position(applied, None)?.0)
+}
+
+/// A catalog as it is now, and the last entry in it.
+pub(super) fn moment(state: &StateDb) -> Result<(SnapshotView, u64), StateError> {
+    let view = state.snapshot_view();
+    let applied = decode_position(view.meta(APPLIED_KEY)?, None)
+        .map_err(|error| StateError::Read(error.to_string()))?
+        .0;
+    Ok((view, applied.map_or(0, |applied| applied.index)))
 }
 
 /// How far the database of a checkpoint has come.

@@ -6,7 +6,7 @@ use cluster::view::{TableId, View, ViewError, Visitor};
 use rocksdb::{DB, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use super::{OpenDb, bounds, view_error, visit_all};
+use super::{META, OpenDb, StateError, bounds, view_error, visit_all};
 
 type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
 
@@ -25,6 +25,18 @@ pub struct SnapshotView(Pinned);
 impl SnapshotView {
     pub(super) fn take(database: Arc<OpenDb>) -> Self {
         Self(Pinned::new(database, |database| database.db().snapshot()))
+    }
+
+    /// What was stored beside the tables at that moment; see [`StateDb::write`](super::StateDb::write).
+    ///
+    /// # Errors
+    /// When RocksDB cannot read.
+    pub fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        self.0.with_dependent(|database, snapshot| {
+            snapshot
+                .get_cf(database.family(META), key)
+                .map_err(|error| StateError::Read(error.into_string()))
+        })
     }
 }
 

@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use cluster::catalog;
+use cluster::command::{Action, Reply};
+use cluster::ids::{PublicKeyHash, VideoId};
+use cluster::tables::authority::{AuthorityRow, PrivateKey};
+use cluster::tables::members::MemberState;
+use cluster::tables::videos::Visibility;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::backup::{self, BackupError};
+use crate::raft::{Consensus, RaftSettings, salvage};
+use crate::rpc::peers::Peers;
+
+const OLD: LocalNode = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
+
+/// An election of one, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn new() -> Rebirth {
+    Rebirth {
+        cluster_id: [2; 16],
+        authority: AuthorityRow {
+            certificate_der: vec![1; 300],
+            key_der: PrivateKey(vec![2; 100]),
+            created_ms: 3,
+        },
+        founder: PublicKeyHash::of(b"the founder's key"),
+        time_ms: 0,
+        actor: "operator".to_owned(),
+    }
+}
+
+fn create(number: u8) -> Action {
+    Action::CreateVideo {
+        id: VideoId([number; 16]),
+        title: format!("video {number}"),
+        description: String::new(),
+        visibility: Visibility::Public,
+        filename: None,
+        announced_bytes: None,
+        upload_key: None,
+        keep_source: false,
+    }
+}
+
+async fn start(home: &Path, local: LocalNode) -> Consensus {
+    Consensus::start(RaftSettings::default(), home, Peers::new(local)).await.unwrap()
+}
+
+async fn propose(consensus: &Consensus, action: Action) -> u64 {
+    let start = Instant::now();
+    loop {
+        match consensus.propose(action.clone()).await {
+            Ok((Reply::Refused(refusal), _)) => panic!("{action:?} was refused: {refusal}"),
+            Ok((_, index)) => return index,
+            Err(error) if start.elapsed() > PATIENCE => panic!("{error}"),
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// A cluster of one with three videos, and a backup of it.
+async fn cluster_with_videos(home: &TempDir) -> (Consensus, Vec<u8>) {
+    let consensus = start(home.path(), OLD).await;
+    consensus.init(&[(OLD.node_id, "127.0.0.1:1".to_owned())]).await.unwrap();
+    let birth = Action::InitCluster { cluster_id: [1; 16], authority: None, founder: None };
+    propose(&consensus, birth).await;
+    for number in 1..=3 {
+        propose(&consensus, create(number)).await;
+    }
+    let (view, index) = consensus.moment().unwrap();
+    let mut bytes = Vec::new();
+    backup::write(&view, index, &mut bytes).unwrap();
+    (consensus, bytes)
+}
+
+async fn restored(bytes: &[u8], home: &TempDir) -> anyhow::Result<(NodeId, Summary)> {
+    let data_dir = DataDir::open(home.path())?;
+    restore(Reader::open(bytes)?, &data_dir, &new()).await
+}
+
+async fn assert_lives(home: &Path, first: NodeId, videos: u8) {
+    let local = LocalNode { cluster_id: [2; 16], node_id: first };
+    // Twice: what was restored has to survive a start like anything else.
+    for round in 0..2 {
+        let consensus = start(home, local).await;
+        propose(&consensus, create(100 + round)).await;
+        let view = consensus.catalog();
+        for number in 1..=videos {
+            assert!(catalog::video(view.as_ref(), VideoId([number; 16])).unwrap().is_some());
+        }
+        let system = catalog::system(view.as_ref()).unwrap();
+        assert_eq!((system.cluster_id, system.generation), ([2; 16], 1));
+        let member = catalog::member(view.as_ref(), first).unwrap().unwrap();
+        assert_eq!(member.state, MemberState::Member);
+        drop(view);
+        consensus.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_becomes_a_cluster_of_one() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (consensus, bytes) = cluster_with_videos(&old).await;
+    // What is written after the backup is not in it.
+    propose(&consensus, create(4)).await;
+    let (first, summary) = restored(&bytes, &new).await.unwrap();
+    assert!(first > NodeId(0) && summary.rows > 0);
+    assert_lives(new.path(), first, 3).await;
+    consensus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_leaves_nothing_behind() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (consensus, mut bytes) = cluster_with_videos(&old).await;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let error = restored(&bytes, &new).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(BackupError::Damaged { .. })), "{error}");
+    bytes[middle] ^= 1;
+    let (first, _) = restored(&bytes, &new).await.unwrap();
+    assert_lives(new.path(), first, 3).await;
+    // And nobody restores over a living catalog.
+    let error = restored(&bytes, &new).await.unwrap_err().to_string();
+    assert!(error.contains("empty") || error.contains("node.json is missing"), "{error}");
+    consensus.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (consensus, _) = cluster_with_videos(&old).await;
+    let last = propose(&consensus, create(4)).await;
+    consensus.shutdown().await;
+    drop(consensus);
+
+    let scratch = new.path().join("salvaged");
+    let (state_dir, raft_dir) = (old.path().join("state"), old.path().join("raft"));
+    let salvaged = salvage(&state_dir, &raft_dir, OLD, &scratch).await.unwrap();
+    assert!(salvaged.index >= last && salvaged.decided <= salvaged.index);
+    let mut bytes = Vec::new();
+    backup::write(&salvaged.state, salvaged.index, &mut bytes).unwrap();
+    let home = TempDir::new().unwrap();
+    let (first, _) = restored(&bytes, &home).await.unwrap();
+    assert_lives(home.path(), first, 4).await;
+
+    // The old node's own files were only read: it goes on where it was.
+    let consensus = start(old.path(), OLD).await;
+    propose(&consensus, create(5)).await;
+    consensus.shutdown().await;
+}
