@@ -60,7 +60,7 @@ async fn fill<R: Read>(
     new: &Rebirth,
 ) -> anyhow::Result<(NodeId, Summary)> {
     let state = StateDb::open(state_dir)?;
-    while let Some(rows) = backup.next()? {
+    while let Some(rows) = backup.next_rows()? {
         state.write(&rows, &[])?;
     }
     let summary = backup.summary();

@@ -65,9 +65,12 @@ impl Chain {
     pub(super) fn read(&mut self, from: &mut dyn Read) -> Result<Frame, String> {
         let mut length = [0; 4];
         let mut hash = [0; 32];
-        let ended = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
-            _ => error.to_string(),
+        let ended = |error: io::Error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                "it ends too early".to_owned()
+            } else {
+                error.to_string()
+            }
         };
         from.read_exact(&mut length).map_err(ended)?;
         from.read_exact(&mut hash).map_err(ended)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::frame::{Chain, Frame};
 use super::{BackupError, Header, MAGIC};
 
-/// A backup that is being read. Nothing that it yields counts until [`next`](Self::next) has said that it is complete.
+/// A backup that is being read. Nothing that it yields counts until [`next_rows`](Self::next_rows) has said that it is complete.
 pub struct Reader<R> {
     from: R,
     chain: Chain,
@@ -63,7 +63,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// When the backup is damaged, or has a table that this program does not know.
-    pub fn next(&mut self) -> Result<Option<WriteBatch>, BackupError> {
+    pub fn next_rows(&mut self) -> Result<Option<WriteBatch>, BackupError> {
         if self.complete {
             return Ok(None);
         }
@@ -107,6 +107,6 @@ impl<R: Read> Reader<R> {
 /// When it could not be restored.
 pub fn verify(from: impl Read) -> Result<Summary, BackupError> {
     let mut reader = Reader::open(from)?;
-    while reader.next()?.is_some() {}
+    while reader.next_rows()?.is_some() {}
     Ok(reader.summary())
 }

@@ -50,7 +50,7 @@ fn backup(view: &MemoryView) -> Vec<u8> {
 fn restored(bytes: &[u8]) -> Result<MemoryView, BackupError> {
     let mut reader = Reader::open(bytes)?;
     let mut view = MemoryView::default();
-    while let Some(batch) = reader.next()? {
+    while let Some(batch) = reader.next_rows()? {
         view.write(batch);
     }
     Ok(view)
