@@ -213,6 +213,34 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub repair: Repair,
     pub jobs: Jobs,
+    /// What is wrong and what to do about it, the worst first.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+}
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Critical,
+    Warning,
+    Notice,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Stable, for programs.
+    #[schema(example = "clock_skew")]
+    pub code: String,
+    /// The node that it is about, if it is about one.
+    #[schema(value_type = Option<u64>)]
+    pub node: Option<NodeId>,
+    /// What is the matter.
+    pub summary: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// A member of the cluster.
@@ -311,6 +339,7 @@ same_names!(
     [Uploading, Processing, Ready, Failed]
 );
 same_names!(RenditionKind, cluster::plan::TrackKind, [Video, Audio]);
+same_names!(Severity, crate::backend::Severity, [Critical, Warning, Notice]);
 same_names!(Role, cluster::tables::nodes::Role, [Store, Gateway, Transcoder]);
 same_names!(
     NodeStatus,

@@ -82,6 +82,31 @@ pub struct RepairObservation {
     pub waiting_for: Option<String>,
 }
 
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Somebody is refused something, or the next failure will do that.
+    Critical,
+    /// It will get worse unless somebody does something.
+    Warning,
+    /// Worth knowing.
+    Notice,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// The node that it is about, if it is about one.
+    pub node: Option<NodeId>,
+    /// What is the matter, in a sentence.
+    pub summary: String,
+    /// What to do, in a sentence.
+    pub remedy: String,
+}
+
 /// The cluster as this node sees it.
 #[derive(Clone, Debug)]
 pub struct ClusterObservation {
@@ -95,6 +120,8 @@ pub struct ClusterObservation {
     pub under_replicated_blocks: u64,
     pub nodes: Vec<NodeObservation>,
     pub repair: RepairObservation,
+    /// What is wrong, the worst first.
+    pub findings: Vec<Finding>,
 }
 
 /// What a node offers to its gateway.

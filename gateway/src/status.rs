@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use cluster::catalog;
 
 use crate::api;
-use crate::backend::NodeObservation;
+use crate::backend::{Finding, NodeObservation};
 use crate::consistency::Fresh;
 use crate::docs::{ReadHeaders, ReadProblems};
 use crate::error::ApiError;
@@ -84,8 +84,19 @@ pub(crate) async fn cluster(State(gateway): State<Shared>, _: Fresh) -> Result<R
             waiting_for: seen.repair.waiting_for,
         },
         jobs: api::Jobs { queued: jobs.queued, running: jobs.running },
+        findings: seen.findings.into_iter().map(finding).collect(),
     };
     Ok((NO_STORE, Json(cluster)).into_response())
+}
+
+fn finding(found: Finding) -> api::Finding {
+    api::Finding {
+        severity: found.severity.into(),
+        code: found.code.to_owned(),
+        node: found.node,
+        summary: found.summary,
+        remedy: found.remedy,
+    }
 }
 
 fn node(seen: NodeObservation) -> api::Node {

@@ -3,13 +3,17 @@
 //! It exists before the node belongs to a cluster, because people can ask by then. Everything is empty or refused until
 //! there is a [`Member`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::catalog;
 use cluster::command::{Action, BlockRef};
 use cluster::ids::NodeId;
 use cluster::placement::Layout;
+use cluster::tables::members::{MemberRow, MemberState};
+use cluster::tables::nodes::Role;
 use cluster::view::{MemoryView, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -20,8 +24,9 @@ use gateway::backend::{
 use tokio::sync::watch;
 
 use crate::content::{GetError, PutError};
+use crate::doctor::{self, ClusterFacts, NodeFacts};
 use crate::metrics;
-use crate::observe::Stats;
+use crate::observe::{Stats, now_ms};
 use crate::raft::{ProposeError, RaftRole, RaftStatus, ReadError};
 use crate::run::{Daemon, Member};
 
@@ -120,6 +125,7 @@ impl Backend for NodeBackend {
                 under_replicated_blocks: 0,
                 nodes: Vec::new(),
                 repair: RepairObservation::default(),
+                findings: Vec::new(),
             },
         }
     }
@@ -188,10 +194,21 @@ fn observe(member: &Member) -> ClusterObservation {
     let mut under_replicated_blocks = 0;
     let mut troubles = Vec::new();
     let mut nodes = Vec::with_capacity(rows.len());
+    let mut facts = Vec::with_capacity(rows.len());
+    let members: BTreeMap<NodeId, MemberRow> = catalog::members(catalog.as_ref())
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "read the table of members");
+            Vec::new()
+        })
+        .into_iter()
+        .collect();
+    let now_ms = now_ms();
+    let newest = *member.consensus().applied().borrow();
     for row in rows {
         let own = row.id == member.id();
         let seen = member.observer().observe(row.id);
         let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
+        let status = planned(seen.status, members.get(&row.id), now_ms);
         if layout.nodes().contains(&row.id) {
             let should_hold = member.should_hold(row.id, &layout);
             under_replicated_blocks += lacking(seen.status, &said, should_hold);
@@ -199,26 +216,65 @@ fn observe(member: &Member) -> ClusterObservation {
                 troubles.push(format!("node {} ({}): {trouble}", row.id, row.name));
             }
         }
+        let voter = raft.voters.contains(&row.id);
+        facts.push(NodeFacts {
+            id: row.id,
+            name: row.name.clone(),
+            zone: row.zone.clone(),
+            stores: row.roles.contains(&Role::Store),
+            voter,
+            status,
+            silent_for: seen.silent_for,
+            version: row.version.clone(),
+            lag: newest.saturating_sub(said.applied_index),
+            disk: said.disk,
+            clock_skew: seen.clock_skew,
+            certificate_left: said
+                .certificate_ends_ms
+                .map(|ends_ms| Duration::from_millis(ends_ms.saturating_sub(now_ms))),
+            trouble: said.trouble.clone(),
+        });
         nodes.push(NodeObservation {
-            voter: raft.voters.contains(&row.id),
+            voter,
             node: row,
-            status: seen.status,
+            status,
             applied_index: said.applied_index,
             blocks: said.blocks,
             bytes: said.bytes,
             last_seen: seen.silent_for,
         });
     }
+    let leader = leader(member, &raft);
+    let findings = doctor::examine(&ClusterFacts {
+        leader,
+        layout_epoch: layout.epoch(),
+        under_replicated_blocks,
+        nodes: facts,
+    });
     ClusterObservation {
         cluster_id: member.identity().cluster_id,
         this_node: Some(member.id()),
-        leader: leader(member, &raft),
+        leader,
         term: raft.term,
         voters: raft.voters,
         layout_epoch: layout.epoch(),
         under_replicated_blocks,
         nodes,
         repair: repair(member, &troubles),
+        findings,
+    }
+}
+
+/// What operators have planned for a node goes before what can be heard of it, as long as it is not dead.
+fn planned(seen: NodeStatus, member: Option<&MemberRow>, now_ms: u64) -> NodeStatus {
+    match (seen, member) {
+        (NodeStatus::Dead, _) | (_, None) => seen,
+        (_, Some(member)) if member.in_maintenance(now_ms) => NodeStatus::Maintenance,
+        (NodeStatus::Up, Some(member)) => match member.state {
+            MemberState::Draining { .. } => NodeStatus::Draining,
+            MemberState::Member | MemberState::Removed { .. } => seen,
+        },
+        (_, Some(_)) => seen,
     }
 }
 

@@ -105,6 +105,7 @@ mod tests {
             "serve --config node.toml",
             "cluster init --to 127.0.0.1:9080 --nodes 127.0.0.1:9080,127.0.0.1:9081,127.0.0.1:9082",
             "cluster status --json",
+            "cluster doctor --json",
             "node list --json --url http://127.0.0.1:8080",
             "video upload clip.mp4 --title T --visibility unlisted --wait",
             "video list --json",

@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod content;
+pub mod doctor;
 pub mod identity;
 pub mod media;
 pub mod metrics;

@@ -26,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::FailureDetection;
+use crate::doctor::Disk;
 use crate::rpc::peers::{Peers, Purpose};
 
 /// What other nodes said last, and when.
@@ -42,6 +43,7 @@ pub struct Observer {
 struct Sighting {
     at: Instant,
     said: Stats,
+    clock_skew: Duration,
 }
 
 /// What a node says of itself.
@@ -58,6 +60,10 @@ pub struct Stats {
     pub trouble: Option<String>,
     /// Whether it is about to stop.
     pub stopping: bool,
+    /// The file system that holds its data.
+    pub disk: Option<Disk>,
+    /// When its certificate ends.
+    pub certificate_ends_ms: Option<u64>,
 }
 
 impl From<PingReply> for Stats {
@@ -70,6 +76,12 @@ impl From<PingReply> for Stats {
             missing_blocks: reply.missing_known.then_some(reply.missing_blocks),
             trouble: (!reply.trouble.is_empty()).then_some(reply.trouble),
             stopping: reply.stopping,
+            disk: (reply.disk_total_bytes > 0).then_some(Disk {
+                free_bytes: reply.disk_free_bytes,
+                total_bytes: reply.disk_total_bytes,
+            }),
+            certificate_ends_ms: (reply.certificate_ends_ms > 0)
+                .then_some(reply.certificate_ends_ms),
         }
     }
 }
@@ -82,6 +94,8 @@ pub struct Observation {
     pub silent_for: Duration,
     /// What it said last; nothing when it has not answered since this process started.
     pub said: Option<Stats>,
+    /// How far its clock is from this node's, beyond what the time of the message explains.
+    pub clock_skew: Option<Duration>,
 }
 
 impl Observer {
@@ -101,7 +115,12 @@ impl Observer {
     #[must_use]
     pub fn observe(&self, node: NodeId) -> Observation {
         if node == self.peers.local().node_id {
-            return Observation { status: NodeStatus::Up, silent_for: Duration::ZERO, said: None };
+            return Observation {
+                status: NodeStatus::Up,
+                silent_for: Duration::ZERO,
+                said: None,
+                clock_skew: None,
+            };
         }
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         let sighting = seen.get(&node);
@@ -110,6 +129,7 @@ impl Observer {
             status: status(silent_for, &self.failure),
             silent_for,
             said: sighting.map(|sighting| sighting.said.clone()),
+            clock_skew: sighting.map(|sighting| sighting.clock_skew),
         }
     }
 
@@ -124,7 +144,7 @@ impl Observer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = BTreeSet::new();
         let mut announced = BTreeMap::new();
-        let mut pings: JoinSet<(NodeId, anyhow::Result<Stats>)> = JoinSet::new();
+        let mut pings: JoinSet<(NodeId, anyhow::Result<Answer>)> = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -154,7 +174,8 @@ impl Observer {
     }
 
     /// One question and its answer. Given up when it no longer matters: the node is suspect by then.
-    async fn ping(&self, node: NodeId) -> anyhow::Result<Stats> {
+    async fn ping(&self, node: NodeId) -> anyhow::Result<Answer> {
+        let asked_ms = now_ms();
         let channel = self.peers.channel(node, Purpose::Cluster)?;
         let request = PingRequest { envelope: Some(self.peers.local().envelope_to(node)) };
         let answer = tokio::time::timeout(
@@ -165,18 +186,42 @@ impl Observer {
         .context("no answer in time")??
         .into_inner();
         ensure!(!answer.incarnation.is_empty(), "the answer names no incarnation");
-        Ok(answer.into())
+        let clock_skew = clock_skew(asked_ms, answer.time_ms, now_ms());
+        Ok(Answer { said: answer.into(), clock_skew })
     }
 
-    fn note(&self, node: NodeId, answer: anyhow::Result<Stats>) {
+    fn note(&self, node: NodeId, answer: anyhow::Result<Answer>) {
         match answer {
-            Ok(said) => {
+            Ok(Answer { said, clock_skew }) => {
                 let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-                seen.insert(node, Sighting { at: Instant::now(), said });
+                seen.insert(node, Sighting { at: Instant::now(), said, clock_skew });
             }
             Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "a ping failed"),
         }
     }
+}
+
+/// What came of a ping.
+#[derive(Debug)]
+struct Answer {
+    said: Stats,
+    clock_skew: Duration,
+}
+
+/// How far a clock is off that showed `told` between `asked` and `heard` by ours, all in milliseconds. Nothing, when it may
+/// have shown that at some moment between the two.
+fn clock_skew(asked: u64, told: u64, heard: u64) -> Duration {
+    let ahead = told.saturating_sub(heard);
+    let behind = asked.saturating_sub(told);
+    Duration::from_millis(ahead.max(behind))
+}
+
+/// Milliseconds since 1970, by this machine's clock.
+#[must_use]
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether a node's status is another one than was announced last; everybody counts as up at first.
@@ -221,6 +266,10 @@ mod tests {
         dead_after: Duration::from_secs(600),
     };
 
+    fn answer(said: Stats) -> anyhow::Result<Answer> {
+        Ok(Answer { said, clock_skew: Duration::ZERO })
+    }
+
     #[test]
     fn each_change_is_announced_once() {
         use NodeStatus::{Dead, Down, Suspect, Up};
@@ -249,6 +298,15 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_is_off_by_what_the_message_does_not_explain() {
+        for (asked, told, heard, off) in
+            [(100, 100, 100, 0), (100, 150, 200, 0), (100, 260, 200, 60), (100, 30, 200, 70)]
+        {
+            assert_eq!(clock_skew(asked, told, heard), Duration::from_millis(off));
+        }
+    }
+
+    #[test]
     fn silence_gets_worse_names() {
         for (seconds, expected) in [
             (0, NodeStatus::Up),
@@ -269,9 +327,9 @@ mod tests {
         let observer = Observer::new(Peers::new(local), FAILURE);
         assert!(observer.is_up(NodeId(1)), "itself");
         assert!(observer.is_up(NodeId(2)), "nothing is known of it yet");
-        observer.note(NodeId(2), Ok(Stats { stopping: true, ..Stats::default() }));
+        observer.note(NodeId(2), answer(Stats { stopping: true, ..Stats::default() }));
         assert!(!observer.is_up(NodeId(2)));
-        observer.note(NodeId(2), Ok(Stats::default()));
+        observer.note(NodeId(2), answer(Stats::default()));
         assert!(observer.is_up(NodeId(2)));
         observer.note(NodeId(2), Err(anyhow::anyhow!("refused")));
         assert!(observer.is_up(NodeId(2)), "one failure is no silence");

@@ -77,6 +77,10 @@ async fn the_cluster_has_all_fields_of_the_contract() {
             }],
             "repair": {"queued_blocks": 6, "bytes_per_second": 0, "eta_seconds": null, "waiting_for": null},
             "jobs": {"queued": 1, "running": 0},
+            "findings": [{
+                "severity": "warning", "code": "disk_low", "node": 7, "summary": "the disk is almost full",
+                "remedy": "Free some space.",
+            }],
         })
     );
     assert_eq!(answer.json::<Cluster>().nodes[0].status, NodeStatus::Up);

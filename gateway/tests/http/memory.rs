@@ -14,8 +14,8 @@ use cluster::view::{MemoryView, Transaction, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
-    Applied, Backend, ClusterObservation, NodeObservation, NodeStatus, RepairObservation,
-    Unavailable,
+    Applied, Backend, ClusterObservation, Finding, NodeObservation, NodeStatus, RepairObservation,
+    Severity, Unavailable,
 };
 use tokio::sync::watch;
 
@@ -247,6 +247,13 @@ impl Backend for Memory {
                 last_seen: Duration::from_millis(1500),
             }],
             repair: RepairObservation { queued_blocks: 6, ..RepairObservation::default() },
+            findings: vec![Finding {
+                severity: Severity::Warning,
+                code: "disk_low",
+                node: Some(NODE),
+                summary: "the disk is almost full".into(),
+                remedy: "Free some space.".into(),
+            }],
         }
     }
 

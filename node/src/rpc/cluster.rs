@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
 use super::envelope::LocalNode;
+use crate::observe::now_ms;
 use crate::run::Member;
 
 /// The server's side.
@@ -64,6 +65,10 @@ impl Cluster for ClusterService {
             missing_known: stats.missing_blocks.is_some(),
             stopping: stats.stopping,
             trouble: stats.trouble.unwrap_or_default(),
+            time_ms: now_ms(),
+            disk_free_bytes: stats.disk.map_or(0, |disk| disk.free_bytes),
+            disk_total_bytes: stats.disk.map_or(0, |disk| disk.total_bytes),
+            certificate_ends_ms: stats.certificate_ends_ms.unwrap_or(0),
         }))
     }
 }

@@ -20,6 +20,7 @@ use super::duties::Duties;
 use super::{Daemon, assignment, registration, uploads};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
+use crate::doctor::Disk;
 use crate::identity::Identity;
 use crate::observe::{Observer, Stats};
 use crate::raft::{self, Consensus, ProposeError, RaftRole, RaftSettings, TransferError};
@@ -54,6 +55,8 @@ pub struct Member {
     duties: Arc<Duties>,
     /// Bytes that this node offers for blocks.
     capacity_bytes: u64,
+    /// Where its data are.
+    data_path: PathBuf,
     /// Whether the catalog has caught up with the cluster since this process started.
     current: AtomicBool,
     /// Stops doing jobs.
@@ -88,7 +91,7 @@ impl Member {
                 .context("start consensus")?;
         let capacity_bytes = match daemon.config.capacity_bytes {
             Some(bytes) => bytes,
-            None => disk_bytes(daemon.data_dir.path())?,
+            None => disk(daemon.data_dir.path())?.total_bytes,
         };
         let store = open_store(&daemon.data_dir.content()).await;
         let seen = observer.clone();
@@ -112,6 +115,7 @@ impl Member {
             observer,
             duties: Arc::default(),
             capacity_bytes,
+            data_path: daemon.data_dir.path().to_owned(),
             current: AtomicBool::new(false),
             working: CancellationToken::new(),
             looping: CancellationToken::new(),
@@ -161,6 +165,8 @@ impl Member {
             missing_blocks: content.missing_blocks.filter(|_| self.current.load(Ordering::Acquire)),
             trouble: trouble(content.condition, content.waiting_for),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
+            disk: disk(&self.data_path).ok(),
+            certificate_ends_ms: None,
         }
     }
 
@@ -439,11 +445,14 @@ fn media_settings(config: &Config, program: PathBuf) -> media::Settings {
     }
 }
 
-/// The size of the file system that holds `path`.
-fn disk_bytes(path: &Path) -> anyhow::Result<u64> {
+/// The file system that holds `path`.
+fn disk(path: &Path) -> anyhow::Result<Disk> {
     let about = rustix::fs::statvfs(path)
         .with_context(|| format!("ask for the size of the file system of {}", path.display()))?;
-    Ok(about.f_blocks.saturating_mul(about.f_frsize))
+    Ok(Disk {
+        free_bytes: about.f_bavail.saturating_mul(about.f_frsize),
+        total_bytes: about.f_blocks.saturating_mul(about.f_frsize),
+    })
 }
 
 async fn end(name: &str, mut task: JoinHandle<()>) {

@@ -89,7 +89,23 @@ describe('findings', () => {
 
   it('warns of full disks', () => {
     const full = cluster({ nodes: [node(1, { bytes: 86 }), node(2, { bytes: 96 }), node(3)] });
-    expect(findings(full).map((finding) => finding.tone)).toEqual(['warn', 'bad']);
+    expect(findings(full).map((finding) => finding.tone)).toEqual(['bad', 'warn']);
+  });
+});
+
+describe('findings of the node that answers', () => {
+  it('shows what the page does not say itself, with what to do', () => {
+    const finding = (code: string, severity: 'critical' | 'warning' | 'notice') => ({
+      severity,
+      code,
+      node: null,
+      summary: 'node 2 has a clock that is 7.0 s off',
+      remedy: 'Let chrony keep the clocks.',
+    });
+    const sick = cluster({ findings: [finding('no_leader', 'critical'), finding('clock_skew', 'critical')] });
+    expect(findings(sick)).toEqual([
+      { tone: 'bad', title: 'Node 2 has a clock that is 7.0 s off', detail: 'Let chrony keep the clocks.' },
+    ]);
   });
 });
 

@@ -2,7 +2,7 @@
  * The state of the cluster in a few sentences, problems first. Pure.
  */
 import { count, plural, span } from './format';
-import type { Cluster, ClusterNode, NodeStatus } from './types';
+import type { Cluster, ClusterNode, NodeStatus, ServerFinding } from './types';
 
 export type Tone = 'good' | 'warn' | 'bad' | 'quiet';
 
@@ -74,7 +74,33 @@ export function findings(cluster: Cluster): Finding[] {
           : 'Its copies stay where they are for now.',
     });
   }
-  return found;
+  for (const finding of cluster.findings ?? []) {
+    if (!TOLD_HERE.has(finding.code)) {
+      found.push({ tone: TONES[finding.severity], title: sentence(finding.summary), detail: finding.remedy });
+    }
+  }
+  return found.sort((a, b) => RANK[a.tone] - RANK[b.tone]);
+}
+
+/** What the sentences above say already, in the words of this page. */
+const TOLD_HERE = new Set([
+  'no_leader',
+  'no_layout',
+  'node_down',
+  'node_dead',
+  'node_late',
+  'node_draining',
+  'node_maintenance',
+  'too_few_copies',
+  'store_trouble',
+]);
+
+const TONES: Record<ServerFinding['severity'], Tone> = { critical: 'bad', warning: 'warn', notice: 'quiet' };
+
+const RANK: Record<Tone, number> = { bad: 0, warn: 1, quiet: 2, good: 3 };
+
+function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function repairSentence(cluster: Cluster, eta: number | null): string {

@@ -118,6 +118,16 @@ export interface Cluster {
   nodes: ClusterNode[];
   repair: Repair;
   jobs: Jobs;
+  /** What is wrong and what to do, the worst first. */
+  findings?: ServerFinding[];
+}
+
+export interface ServerFinding {
+  severity: 'critical' | 'warning' | 'notice';
+  code: string;
+  node: NodeId | null;
+  summary: string;
+  remedy: string;
 }
 
 /** RFC 9457, with the two members that every error of ours carries. */

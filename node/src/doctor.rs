@@ -1,0 +1,421 @@
+//! What is wrong with a cluster, and what to do about it.
+//!
+//! Pure: facts go in, findings come out, the worst first. `cluster status`, `cluster doctor` and the cluster page show the
+//! same ones, so that nobody has to know where to look.
+//!
+//! # Rules
+//!
+//! - A finding says what is the matter and what to do, in words that need no manual.
+//! - What heals by itself within seconds is no finding.
+//! - Only facts that are known count: a node that cannot be heard is a finding, what it might suffer from is none.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cluster::ids::NodeId;
+use gateway::backend::{Finding, NodeStatus, Severity};
+
+/// A disk with less free space is almost full.
+const DISK_LOW_PERCENT: u64 = 10;
+
+/// The block store refuses writes below this; see [`RocksOptions::free_bytes_min`](crate::store::RocksOptions).
+const DISK_FULL_BYTES: u64 = 1 << 30;
+
+/// Leases and the times that people see depend on the clocks of leaders. Time servers keep them within milliseconds.
+const CLOCK_SKEW_WARNING: Duration = Duration::from_millis(500);
+const CLOCK_SKEW_CRITICAL: Duration = Duration::from_secs(5);
+
+/// A follower that is further behind is busy or cut off: at full load it is a second's worth of entries.
+const LAG_ENTRIES: u64 = 20_000;
+
+/// Certificates are renewed a month before they end; if one has less, that does not work.
+const CERTIFICATE_LOW: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Copies of a block, and so the fewest nodes that can hold them apart.
+const STORES_MIN: usize = cluster::placement::COPIES;
+
+/// A node as the one that asks sees it.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    pub id: NodeId,
+    pub name: String,
+    pub zone: String,
+    pub stores: bool,
+    pub voter: bool,
+    pub status: NodeStatus,
+    pub silent_for: Duration,
+    pub version: String,
+    /// Entries of the log that it has yet to apply.
+    pub lag: u64,
+    /// Free and total bytes of the file system that holds its data.
+    pub disk: Option<Disk>,
+    /// How far its clock is from the asking node's, beyond what the time of the message explains.
+    pub clock_skew: Option<Duration>,
+    /// Until its certificate ends.
+    pub certificate_left: Option<Duration>,
+    /// What keeps it from storing its blocks, in its own words.
+    pub trouble: Option<String>,
+}
+
+/// The file system that holds a node's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// A cluster as one of its nodes sees it.
+#[derive(Clone, Debug)]
+pub struct ClusterFacts {
+    pub leader: Option<NodeId>,
+    pub layout_epoch: u64,
+    pub under_replicated_blocks: u64,
+    pub nodes: Vec<NodeFacts>,
+}
+
+/// All that an operator should know, the worst first.
+#[must_use]
+pub fn examine(facts: &ClusterFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    decisions(facts, &mut findings);
+    copies(facts, &mut findings);
+    for node in &facts.nodes {
+        presence(node, &mut findings);
+        disk(node, &mut findings);
+        clock(node, &mut findings);
+        progress(node, &mut findings);
+        certificate(node, &mut findings);
+    }
+    versions(facts, &mut findings);
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+fn finding(
+    severity: Severity,
+    code: &'static str,
+    node: Option<&NodeFacts>,
+    summary: String,
+    remedy: &str,
+) -> Finding {
+    Finding {
+        severity,
+        code,
+        node: node.map(|node| node.id),
+        summary: match node {
+            Some(node) => format!("node {} ({}) {summary}", node.id, node.name),
+            None => summary,
+        },
+        remedy: remedy.to_owned(),
+    }
+}
+
+/// Whether there is a leader, and whether there still is one after the next failure.
+fn decisions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    let voters: Vec<_> = facts.nodes.iter().filter(|node| node.voter).collect();
+    let answering = voters.iter().filter(|node| answers(node.status)).count();
+    let majority = voters.len() / 2 + 1;
+    if facts.leader.is_none() {
+        findings.push(finding(
+            Severity::Critical,
+            "no_leader",
+            None,
+            format!(
+                "there is no leader: {answering} of {} voters answer, {majority} are needed; writes are refused",
+                voters.len()
+            ),
+            "Bring back the voters that do not answer. If a majority of them is lost for good, `reelraft cluster recover` \
+             makes a new cluster of what one node still has.",
+        ));
+    } else if voters.len() > 1 && answering == majority && answering < voters.len() {
+        findings.push(finding(
+            Severity::Warning,
+            "no_spare_voter",
+            None,
+            format!(
+                "{answering} of {} voters answer: if one more fails, writes are refused",
+                voters.len()
+            ),
+            "Bring back the voters that do not answer, or let new nodes join: a dead voter is replaced by itself.",
+        ));
+    }
+}
+
+/// Whether blocks have the copies that they should have, and room for them.
+fn copies(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    if facts.layout_epoch == 0 {
+        findings.push(finding(
+            Severity::Critical,
+            "no_layout",
+            None,
+            "there is no layout yet: blocks cannot be stored".to_owned(),
+            "Wait until a node with the role `store` has registered, or start one.",
+        ));
+    }
+    if facts.under_replicated_blocks > 0 {
+        findings.push(finding(
+            Severity::Warning,
+            "too_few_copies",
+            None,
+            format!("{} copies of blocks are missing", facts.under_replicated_blocks),
+            "They are made again by themselves when their holders answer; see what keeps those from it below.",
+        ));
+    }
+    let stores: Vec<_> = facts.nodes.iter().filter(|node| node.stores).collect();
+    let zones: BTreeSet<_> = stores.iter().map(|node| node.zone.as_str()).collect();
+    if !stores.is_empty() && stores.len() < STORES_MIN {
+        findings.push(finding(
+            Severity::Warning,
+            "few_stores",
+            None,
+            format!("{} nodes hold blocks, so there are not {STORES_MIN} copies of each", stores.len()),
+            "Let more nodes join: `reelraft token create`, then `reelraft node join` on the new machine.",
+        ));
+    } else if stores.len() >= STORES_MIN && zones.len() == 1 {
+        findings.push(finding(
+            Severity::Notice,
+            "one_zone",
+            None,
+            format!("all nodes that hold blocks are in the zone {:?}", stores[0].zone),
+            "If some of the machines can fail without the others, give them different zones (`zone` in the configuration).",
+        ));
+    }
+}
+
+/// Whether it can be heard, and does its part.
+fn presence(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    let silence = node.silent_for.as_secs();
+    let voter = if node.voter { "; it is a voter" } else { "" };
+    let (severity, code, summary, remedy) = match node.status {
+        NodeStatus::Down | NodeStatus::Dead => (
+            if node.voter { Severity::Critical } else { Severity::Warning },
+            if node.status == NodeStatus::Dead { "node_dead" } else { "node_down" },
+            format!("has not been heard of for {silence} s{voter}"),
+            "Look whether its machine and `reelraft serve` run and whether the network reaches them. If it is lost for good: \
+             `reelraft node remove --force`, and let another one join.",
+        ),
+        NodeStatus::Suspect => (
+            Severity::Notice,
+            "node_late",
+            format!("has not been heard of for {silence} s{voter}"),
+            "Wait a moment: it may be busy or starting.",
+        ),
+        NodeStatus::Draining => (
+            Severity::Notice,
+            "node_draining",
+            "is being drained".to_owned(),
+            "When it holds nothing any more: `reelraft node remove`. To keep it: `reelraft node drain --cancel`.",
+        ),
+        NodeStatus::Maintenance => (
+            Severity::Notice,
+            "node_maintenance",
+            "is in maintenance".to_owned(),
+            "`reelraft node maintenance --end` when it is back.",
+        ),
+        NodeStatus::Joining | NodeStatus::Up => {
+            if let Some(trouble) = &node.trouble {
+                findings.push(finding(
+                    Severity::Warning,
+                    "store_trouble",
+                    Some(node),
+                    format!("does not store all its blocks: {trouble}"),
+                    "If it does not pass by itself: look at its log, and at its disk.",
+                ));
+            }
+            return;
+        }
+    };
+    findings.push(finding(severity, code, Some(node), summary, remedy));
+}
+
+fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    let Some(Disk { free_bytes, total_bytes }) = node.disk else { return };
+    let free_mib = free_bytes >> 20;
+    let percent = (u128::from(free_bytes) * 100).checked_div(u128::from(total_bytes)).unwrap_or(0);
+    let (severity, code, summary) = if free_bytes < DISK_FULL_BYTES {
+        (
+            Severity::Critical,
+            "disk_full",
+            format!("has {free_mib} MiB left and stores no more blocks"),
+        )
+    } else if percent < u128::from(DISK_LOW_PERCENT) {
+        (Severity::Warning, "disk_low", format!("has {free_mib} MiB left, {percent} % of its disk"))
+    } else {
+        return;
+    };
+    findings.push(finding(
+        severity,
+        code,
+        Some(node),
+        summary,
+        "Delete videos or what else is on that disk, or let more nodes join.",
+    ));
+}
+
+fn clock(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    let Some(skew) = node.clock_skew.filter(|skew| *skew >= CLOCK_SKEW_WARNING) else { return };
+    findings.push(finding(
+        if skew >= CLOCK_SKEW_CRITICAL { Severity::Critical } else { Severity::Warning },
+        "clock_skew",
+        Some(node),
+        format!("has a clock that is {:.1} s off", skew.as_secs_f64()),
+        "Let chrony or systemd-timesyncd keep the clocks of all machines.",
+    ));
+}
+
+fn progress(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    if !answers(node.status) || node.lag < LAG_ENTRIES {
+        return;
+    }
+    findings.push(finding(
+        Severity::Warning,
+        "node_behind",
+        Some(node),
+        format!("is {} entries of the log behind", node.lag),
+        "It catches up by itself. If the number grows: its disk or its network is too slow.",
+    ));
+}
+
+fn certificate(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    let Some(left) = node.certificate_left.filter(|left| *left < CERTIFICATE_LOW) else { return };
+    findings.push(finding(
+        if left.is_zero() { Severity::Critical } else { Severity::Warning },
+        "certificate_ending",
+        Some(node),
+        format!("has a certificate that ends in {} days", left.as_secs() / (24 * 3600)),
+        "Nodes renew their certificates by themselves, at any other node: its log says why it could not.",
+    ));
+}
+
+fn versions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    let versions: BTreeSet<_> = facts.nodes.iter().map(|node| node.version.as_str()).collect();
+    if versions.len() > 1 {
+        findings.push(finding(
+            Severity::Notice,
+            "versions_differ",
+            None,
+            format!(
+                "nodes run different versions: {}",
+                versions.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+            "Fine during an upgrade. What only the newest version knows is used when all nodes run it.",
+        ));
+    }
+}
+
+fn answers(status: NodeStatus) -> bool {
+    match status {
+        NodeStatus::Joining | NodeStatus::Up | NodeStatus::Draining | NodeStatus::Maintenance => {
+            true
+        }
+        NodeStatus::Suspect | NodeStatus::Down | NodeStatus::Dead => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64) -> NodeFacts {
+        NodeFacts {
+            id: NodeId(id),
+            name: format!("node-{id}"),
+            zone: format!("zone-{id}"),
+            stores: true,
+            voter: true,
+            status: NodeStatus::Up,
+            silent_for: Duration::ZERO,
+            version: "1.0.0".to_owned(),
+            lag: 0,
+            disk: Some(Disk { free_bytes: 500 << 30, total_bytes: 1000 << 30 }),
+            clock_skew: Some(Duration::from_millis(3)),
+            certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
+            trouble: None,
+        }
+    }
+
+    fn healthy() -> ClusterFacts {
+        ClusterFacts {
+            leader: Some(NodeId(1)),
+            layout_epoch: 1,
+            under_replicated_blocks: 0,
+            nodes: (1..=3).map(node).collect(),
+        }
+    }
+
+    /// The codes, in order, of what is found after a change.
+    fn found(change: impl FnOnce(&mut ClusterFacts)) -> Vec<&'static str> {
+        let mut facts = healthy();
+        change(&mut facts);
+        let findings = examine(&facts);
+        for finding in &findings {
+            assert!(finding.remedy.ends_with('.'), "{finding:?}");
+        }
+        findings.into_iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn a_healthy_cluster_has_no_findings() {
+        assert_eq!(found(|_| {}), [""; 0]);
+    }
+
+    #[test]
+    fn each_trouble_is_found() {
+        type Change = fn(&mut ClusterFacts);
+        let cases: [(&[&str], Change); 14] = [
+            (&["no_leader"], |facts| facts.leader = None),
+            (&["no_layout"], |facts| facts.layout_epoch = 0),
+            (&["too_few_copies"], |facts| facts.under_replicated_blocks = 7),
+            (&["few_stores"], |facts| facts.nodes[2].stores = false),
+            (&["one_zone"], |facts| {
+                facts.nodes.iter_mut().for_each(|node| node.zone = "a".to_owned());
+            }),
+            (&["node_late", "no_spare_voter"], |facts| facts.nodes[1].status = NodeStatus::Suspect),
+            (&["node_draining"], |facts| facts.nodes[1].status = NodeStatus::Draining),
+            (&["node_maintenance"], |facts| facts.nodes[1].status = NodeStatus::Maintenance),
+            (&["store_trouble"], |facts| facts.nodes[1].trouble = Some("full".to_owned())),
+            (&["disk_low"], |facts| {
+                facts.nodes[1].disk = Some(Disk { free_bytes: 90 << 30, total_bytes: 1000 << 30 });
+            }),
+            (&["disk_full"], |facts| {
+                facts.nodes[1].disk = Some(Disk { free_bytes: 0, total_bytes: 0 });
+            }),
+            (&["clock_skew"], |facts| {
+                facts.nodes[1].clock_skew = Some(Duration::from_millis(700));
+            }),
+            (&["node_behind"], |facts| facts.nodes[1].lag = 1_000_000),
+            (&["certificate_ending"], |facts| {
+                facts.nodes[1].certificate_left = Some(Duration::ZERO)
+            }),
+        ];
+        for (expected, change) in cases {
+            let mut codes = found(change);
+            codes.sort_unstable();
+            let mut expected = expected.to_vec();
+            expected.sort_unstable();
+            assert_eq!(codes, expected);
+        }
+        assert_eq!(found(|facts| facts.nodes[1].version = "1.1.0".to_owned()), ["versions_differ"]);
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let codes = found(|facts| {
+            facts.nodes[0].version = "1.1.0".to_owned();
+            facts.nodes[1].status = NodeStatus::Down;
+            facts.nodes[2].clock_skew = Some(Duration::from_secs(1));
+        });
+        assert_eq!(codes, ["node_down", "no_spare_voter", "clock_skew", "versions_differ"]);
+    }
+
+    #[test]
+    fn a_lost_majority_says_how_many_are_needed() {
+        let mut facts = healthy();
+        facts.leader = None;
+        facts.nodes[0].status = NodeStatus::Dead;
+        facts.nodes[1].status = NodeStatus::Dead;
+        let findings = examine(&facts);
+        let summary = &findings[0].summary;
+        assert!(summary.contains("1 of 3") && summary.contains("2 are needed"), "{summary}");
+    }
+}
