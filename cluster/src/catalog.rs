@@ -12,7 +12,8 @@ pub use media::{
     SourceBlock, rendition, renditions, segment, segments, source_block_at, source_blocks,
 };
 pub use membership::{
-    audit, authority, has_authority, member, members, removed_nodes, token, tokens,
+    audit, authority, has_authority, level_understood, member, members, removed_nodes, token,
+    tokens,
 };
 pub use videos::{
     Cursor, InvalidCursor, LIST_SCAN_MAX, Query, VideoPage, by_upload_key, list_videos, video,

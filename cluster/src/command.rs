@@ -30,7 +30,8 @@ pub struct Command {
     /// The client has its answers to everything below this number and will never send those again. It should not trail
     /// behind `sequence` by more than [`REPLY_WINDOW`](crate::apply::REPLY_WINDOW): what is older is refused.
     pub answered_below: u64,
-    /// The leader's clock when it took the command, in milliseconds since 1970. The catalog's clock is the highest seen.
+    /// The [leader's clock](crate::clock) when it took the command, in milliseconds since 1970. The catalog's clock is the
+    /// highest seen.
     pub time_ms: u64,
     pub action: Action,
 }
@@ -301,7 +302,8 @@ impl Action {
         match self {
             // The first command of all is met by nobody but the founder, and by those who are admitted later.
             Self::InitCluster { .. }
-            // How the level rises: whoever can be asked to raise it understands this.
+            // How the level rises. The leader proposes it only when every node has registered that it understands this too,
+            // see `catalog::level_understood`.
             | Self::RaiseFeatureLevel { .. }
             | Self::RegisterNode { .. }
             | Self::SetLayout { .. }

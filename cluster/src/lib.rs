@@ -29,13 +29,15 @@
 //!
 //! [`command`] is what can be asked for, [`apply`] what it does, [`tables`] what it does it to. [`catalog`] answers questions,
 //! [`playback`] says what a player may see, [`placement`] where blocks belong, [`duties`] what a node should hold.
-//! [`invariants`] is what is always true.
+//! [`clock`] is the time that a leader gives to commands, [`features`] which of them may be proposed while programs differ,
+//! [`invariants`] what is always true.
 
 // Floats round differently from machine to machine.
 #![deny(clippy::float_arithmetic)]
 
 pub mod apply;
 pub mod catalog;
+pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod duties;

@@ -1,10 +1,12 @@
 //! Who belongs to the cluster, who lets nodes in, and what was asked for by operators.
 
+use crate::features;
 use crate::ids::{NodeId, TokenId};
 use crate::table::KeyRange;
 use crate::tables::audit::{AUDIT, AuditRow};
 use crate::tables::authority::{AUTHORITY, AuthorityRow};
 use crate::tables::members::{MEMBERS, MemberRow};
+use crate::tables::nodes::NODES;
 use crate::tables::tokens::{TOKENS, TokenRow};
 use crate::view::{View, ViewError};
 
@@ -66,6 +68,21 @@ pub fn removed_nodes(view: &dyn View) -> Result<Vec<NodeId>, ViewError> {
     let mut rows = MEMBERS.collect(view, &KeyRange::all(), usize::MAX)?;
     rows.retain(|(_, member)| !member.state.is_living());
     Ok(rows.into_iter().map(|(id, _)| id).collect())
+}
+
+/// The highest feature level that every node has said to understand; [`features::FIRST`] while one has not said anything.
+/// The active level may be raised to it.
+///
+/// # Errors
+/// When the view fails.
+pub fn level_understood(view: &dyn View) -> Result<u32, ViewError> {
+    for (id, _) in members(view)? {
+        if !NODES.has(view, &id)? {
+            return Ok(features::FIRST);
+        }
+    }
+    let levels = super::nodes(view)?.into_iter().map(|node| node.level());
+    Ok(levels.min().unwrap_or(features::FIRST))
 }
 
 /// The newest entries of the audit log with their log indexes, newest first, at most `limit`.

@@ -45,6 +45,11 @@ impl Leader {
         self.metrics.borrow_watched().current_leader.map(NodeId)
     }
 
+    /// The latest term this node knows of.
+    pub(super) fn term(&self) -> u64 {
+        self.metrics.borrow_watched().vote.leader_id.term
+    }
+
     /// Waits for a leader other than `old`. Never ends when consensus has stopped.
     pub(super) async fn other_than(&self, old: Option<NodeId>) {
         self.neither(old, old).await;

@@ -4,10 +4,11 @@
 //! applies it once. Every wait ends with the deadline of the proposal, which lies below the five seconds within which a
 //! client of the API hears that the cluster cannot write.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cluster::catalog;
+use cluster::clock::{LeaderClock, Reading};
 use cluster::codec;
 use cluster::command::{Action, Command, Reply};
 use cluster::ids::{ClientId, NodeId};
@@ -24,6 +25,7 @@ use super::types::LoggedCommand;
 use super::window::Window;
 use crate::identity::random_id;
 use crate::rpc::peers::{Peers, Purpose};
+use crate::state::StateDb;
 
 /// How long a command is tried. A client of the API is to hear within 5 s that nothing can be written.
 pub(super) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -84,11 +86,16 @@ pub(super) struct Proposer {
     window: Arc<Window>,
     in_flight: Semaphore,
     forwarded: Semaphore,
-    clock: LeaderClock,
+    clocks: Clocks,
 }
 
 impl Proposer {
-    pub(super) fn new(raft: Raft, peers: Peers, applied: watch::Receiver<u64>) -> Self {
+    pub(super) fn new(
+        raft: Raft,
+        peers: Peers,
+        state: Arc<StateDb>,
+        applied: watch::Receiver<u64>,
+    ) -> Self {
         Self {
             leader: Leader::new(&raft),
             raft,
@@ -98,7 +105,7 @@ impl Proposer {
             window: Arc::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             forwarded: Semaphore::new(FORWARDED_MAX),
-            clock: LeaderClock::default(),
+            clocks: Clocks::new(state),
         }
     }
 
@@ -195,7 +202,7 @@ impl Proposer {
 
     /// Appends a command on this node, which has to be the leader, and waits until it is applied.
     async fn append(&self, mut command: Command) -> Outcome {
-        command.time_ms = self.clock.now_ms();
+        command.time_ms = self.clocks.stamp_ms(self.leader.term());
         match self.raft.client_write(LoggedCommand::new(&command)).await {
             Ok(written) => Outcome::Applied(written.data, written.log_id.index),
             Err(RaftError::Fatal(Fatal::StorageError(error))) => {
@@ -293,19 +300,31 @@ fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(1.0 - 0.5 * f64::from(random) / f64::from(u32::MAX))
 }
 
-/// The leader's clock, which never goes back while the process lives. The catalog's own clock does the same over all
-/// leaders.
-#[derive(Default)]
-struct LeaderClock {
-    last_ms: AtomicU64,
+/// Reads this machine's clocks, and the catalog's, for [`LeaderClock`].
+struct Clocks {
+    leader: Mutex<LeaderClock>,
+    started: Instant,
+    state: Arc<StateDb>,
 }
 
-impl LeaderClock {
-    /// Milliseconds since 1970.
-    fn now_ms(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| {
-            u64::try_from(since.as_millis()).expect("the year is below 500 million")
-        });
-        self.last_ms.fetch_max(now, Ordering::Relaxed).max(now)
+impl Clocks {
+    fn new(state: Arc<StateDb>) -> Self {
+        Self { leader: Mutex::default(), started: Instant::now(), state }
     }
+
+    /// The time for a command, in milliseconds since 1970, on the leader of `term`.
+    fn stamp_ms(&self, term: u64) -> u64 {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Read inside, so that no other command's reading comes between.
+        let mut leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading =
+            Reading { term, wall_ms: millis(wall), monotonic_ms: millis(self.started.elapsed()) };
+        // A catalog that cannot be read stops this node where it is applied; here it says nothing about time.
+        let catalog_ms = || catalog::system(self.state.as_ref()).map_or(0, |system| system.time_ms);
+        leader.stamp_ms(reading, catalog_ms)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("the year is below 500 million")
 }

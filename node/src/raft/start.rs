@@ -97,7 +97,12 @@ impl Consensus {
         ));
         Ok(Self {
             inner: Arc::new(Inner {
-                proposer: Proposer::new(raft.clone(), peers.clone(), applied.clone()),
+                proposer: Proposer::new(
+                    raft.clone(),
+                    peers.clone(),
+                    Arc::clone(&state),
+                    applied.clone(),
+                ),
                 leader: Leader::new(&raft),
                 raft,
                 peers,

@@ -76,6 +76,38 @@ async fn a_command_sent_twice_is_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn time_goes_on_after_a_leader_whose_clock_was_ahead() {
+    let mut cluster = Cluster::start(RaftSettings::default()).await;
+    let time_ms =
+        |consensus: &Consensus| catalog::system(consensus.catalog().as_ref()).unwrap().time_ms;
+    cluster.propose_on(0).await;
+    let leader = cluster.leader().await;
+    let consensus = cluster.nodes[leader].consensus();
+    let ahead_ms = time_ms(consensus) + 3_600_000;
+    let command = Command {
+        client: ClientId([1; 16]),
+        sequence: 1,
+        answered_below: 1,
+        time_ms: ahead_ms,
+        action: create(VideoId([200; 16])),
+    };
+    consensus.inner.raft.client_write(types::LoggedCommand::new(&command)).await.unwrap();
+    cluster.nodes[leader].kill().await;
+    let other = (leader + 1) % 3;
+    cluster.propose_on(other).await;
+    let mut last = time_ms(cluster.nodes[other].consensus());
+    assert!(last >= ahead_ms);
+    for _ in 0..3 {
+        // Time has to pass for this one.
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        cluster.propose_on(other).await;
+        let now = time_ms(cluster.nodes[other].consensus());
+        assert!(now > last, "the clock stands still at {now}");
+        last = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_when_the_leader_dies_and_it_catches_up_when_it_is_back() {
     let mut cluster = Cluster::start(RaftSettings::default()).await;
     cluster.propose_on(0).await;

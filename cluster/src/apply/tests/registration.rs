@@ -50,8 +50,10 @@ fn the_feature_level_rises_when_all_understand_it() {
     let upgraded = |id| Action::RegisterNode { node: NodeRow { feature_level: newer, ..node(id) } };
     for id in 1..=3 {
         assert!(matches!(world.refused(raise(newer)), Refusal::Unsafe { .. }), "{id}");
+        assert_eq!(catalog::level_understood(&world.view).unwrap(), features::NEWEST);
         world.done(upgraded(id));
     }
+    assert_eq!(catalog::level_understood(&world.view).unwrap(), newer);
     world.done(raise(newer));
     world.done(raise(newer));
     assert_eq!(catalog::system(&world.view).unwrap().level(), newer);
@@ -68,6 +70,7 @@ fn the_feature_level_waits_for_members_that_have_said_nothing() {
     world.done(birth());
     let raise = Action::RaiseFeatureLevel { level: features::NEWEST };
     assert!(matches!(world.refused(raise.clone()), Refusal::Unsafe { .. }));
+    assert_eq!(catalog::level_understood(&world.view).unwrap(), features::FIRST);
     world.done(Action::RegisterNode { node: node(1) });
     world.done(raise);
 }
