@@ -28,7 +28,8 @@
 //! # Where to read on
 //!
 //! [`command`] is what can be asked for, [`apply`] what it does, [`tables`] what it does it to. [`catalog`] answers questions,
-//! [`playback`] says what a player may see, [`placement`] where blocks belong, [`duties`] what a node should hold.
+//! [`playback`] says what a player may see, [`placement`] where blocks belong, [`duties`] what a node should hold,
+//! [`lifecycle`] who should vote.
 //! [`clock`] is the time that a leader gives to commands, [`features`] which of them may be proposed while programs differ,
 //! [`invariants`] what is always true.
 
@@ -45,6 +46,7 @@ pub mod features;
 pub mod ids;
 pub mod invariants;
 pub mod jobs;
+pub mod lifecycle;
 pub mod placement;
 pub mod plan;
 pub mod playback;
