@@ -16,6 +16,7 @@
 //! directory in use and is changed by an atomic rename, so a crash leaves the old or the new tables, never a mixture.
 //! Readers of the old database finish on it; it is removed from disk with the last of them.
 
+mod crash;
 mod directory;
 mod snapshot;
 
@@ -33,7 +34,8 @@ use rocksdb::{
     DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-pub(crate) use directory::{link_or_copy_all, sync_directory, write_durably};
+pub(crate) use crash::CrashPoint;
+pub(crate) use directory::{link_or_copy, link_or_copy_all, sync_directory, write_durably};
 pub use snapshot::SnapshotView;
 
 /// Raised when the arrangement of the database changes so that an older program must not touch it.
@@ -296,12 +298,17 @@ impl StateDb {
             fs::remove_dir_all(&path).map_err(StateError::io("remove", &path))?;
         }
         link_or_copy_all(checkpoint, &path)?;
+        CrashPoint::DatabaseCopied.reached();
         let opened = Arc::new(OpenDb::open(&path)?);
+        CrashPoint::DatabaseOpened.reached();
         directory::write_active(&self.root, &name)?;
+        CrashPoint::DatabaseActive.reached();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, opened);
         drop(current);
         old.replaced.store(true, Ordering::Release);
+        drop(old);
+        CrashPoint::DatabaseReplaced.reached();
         Ok(())
     }
 }

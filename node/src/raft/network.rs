@@ -6,6 +6,8 @@
 //! A member that cannot be reached is reported as such, which makes consensus wait a little before it tries again; the wait
 //! is short, so that a member that was restarted has the entries it missed within a second.
 
+mod snapshot;
+
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
@@ -17,28 +19,24 @@ use cluster::ids::NodeId;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{RPCError, Unreachable};
 use openraft::network::{
-    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-    RaftNetworkFactory,
+    Backoff, NetBackoff, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
 };
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::type_config::alias::SnapshotOf;
+use proto::raft::RaftMessage;
 use proto::raft::raft_client::RaftClient;
-use proto::raft::snapshot_part::Part;
-use proto::raft::{RaftMessage, SnapshotPart};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::snapshot::{Manifest, PARTS_AHEAD, StoredSnapshot, send};
-use super::types::{Member, TypeConfig, Vote};
+pub(super) use self::snapshot::{SNAPSHOT_STALL_TIMEOUT, SnapshotHeader};
+use super::types::{Member, TypeConfig};
 use crate::rpc::MESSAGE_BYTES_MAX;
 use crate::rpc::peers::{Peers, Purpose};
 
@@ -50,20 +48,10 @@ const STREAM_SETUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// fsync; whether the member is alive is what heartbeats find out.
 const STREAM_STALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a snapshot may make no progress before it is given up.
-pub(super) const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Waits between attempts to reach a member: a refused connection costs microseconds, so they are short, and a member that
 /// comes back is found at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
-
-/// What goes ahead of a snapshot.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SnapshotHeader {
-    pub(super) vote: Vote,
-    pub(super) manifest: Manifest,
-}
 
 /// Makes the connections that openraft asks for.
 pub(super) struct Network {
@@ -326,58 +314,5 @@ impl NetTransferLeader<TypeConfig> for Connection {
                 client.transfer_leader(message).await
             })
             .await?)
-    }
-}
-
-impl NetSnapshot<TypeConfig> for Connection {
-    type SnapshotData = Arc<StoredSnapshot>;
-
-    /// Gives up when nothing moves for [`SNAPSHOT_STALL_TIMEOUT`], however long the whole takes; the receiver's installation
-    /// after the last part gets what openraft allows for it.
-    async fn full_snapshot(
-        &mut self,
-        vote: Vote,
-        snapshot: SnapshotOf<TypeConfig, Arc<StoredSnapshot>>,
-        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
-    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let mut client = self.client(Purpose::Snapshot)?;
-        let header = SnapshotHeader { vote, manifest: snapshot.snapshot.manifest().clone() };
-        let last = snapshot.meta.last_log_id;
-        let envelope = self.peers.local().envelope_to(self.target);
-        let (parts, mut read) = mpsc::channel(PARTS_AHEAD);
-        let reading = tokio::task::spawn_blocking(move || send(&snapshot.snapshot, &parts));
-        let (outgoing, requests) = mpsc::channel(1);
-        let feeding = async {
-            // Ends only with the reason to give up: a snapshot that was taken is answered.
-            let mut part = Some(Part::Header(codec::encode(&header).into()));
-            while let Some(next) = part {
-                let message = SnapshotPart { envelope: Some(envelope.clone()), part: Some(next) };
-                match timeout(SNAPSHOT_STALL_TIMEOUT, outgoing.send(message)).await {
-                    Ok(Ok(())) => {}
-                    // The call has ended; its result says why.
-                    Ok(Err(_)) => break,
-                    Err(_) => return unreachable("the snapshot makes no progress"),
-                }
-                part = read.recv().await.map(Part::Data);
-            }
-            drop(outgoing);
-            // A file that cannot be read ends the stream early, which the receiver refuses.
-            if let Ok(Err(error)) = reading.await {
-                return unreachable(format!("the snapshot cannot be read: {error}"));
-            }
-            tokio::time::sleep(option.soft_ttl()).await;
-            unreachable("the snapshot is not installed in time")
-        };
-        let requests = futures::stream::unfold(requests, |mut requests| async {
-            requests.recv().await.map(|next| (next, requests))
-        });
-        tracing::info!(target_node = %self.target, ?last, "sending a snapshot");
-        let answer = tokio::select! {
-            answer = client.install_snapshot(requests) => answer.map_err(unreachable)?,
-            error = feeding => return Err(error.into()),
-            closed = cancel => return Err(closed.into()),
-        };
-        Ok(self.open(&answer.into_inner())?)
     }
 }

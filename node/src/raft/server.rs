@@ -1,28 +1,25 @@
 //! The other members speaking to this node's consensus.
 
-use std::io;
+mod snapshot;
+
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use cluster::codec;
 use cluster::ids::NodeId;
 use futures::{Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use openraft::storage::Snapshot;
 use proto::raft::raft_server::{Raft as RaftService, RaftServer};
-use proto::raft::snapshot_part::Part;
-use proto::raft::{RaftMessage, SnapshotPart};
+use proto::raft::{RaftMessage, SnapshotAnswer, SnapshotPart};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::snapshot::IncomingSnapshot;
 use super::Raft;
-use super::network::{SNAPSHOT_STALL_TIMEOUT, SnapshotHeader};
-use super::snapshot::{PARTS_AHEAD, Receiving, SnapshotStore};
+use super::snapshot::SnapshotStore;
 use super::types::TypeConfig;
 use crate::rpc::MESSAGE_BYTES_MAX;
 use crate::rpc::envelope::LocalNode;
@@ -33,7 +30,7 @@ pub struct Server {
     local: LocalNode,
     snapshots: Arc<SnapshotStore>,
     /// One snapshot is received at a time: there is one leader, and two would only share the disk.
-    receiving: Semaphore,
+    receiving: Arc<Semaphore>,
 }
 
 impl Server {
@@ -42,7 +39,7 @@ impl Server {
         local: LocalNode,
         snapshots: Arc<SnapshotStore>,
     ) -> RaftServer<Self> {
-        RaftServer::new(Self { raft, local, snapshots, receiving: Semaphore::new(1) })
+        RaftServer::new(Self { raft, local, snapshots, receiving: Arc::new(Semaphore::new(1)) })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -82,6 +79,7 @@ struct Incoming {
 
 #[tonic::async_trait]
 impl RaftService for Server {
+    type InstallSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotAnswer, Status>> + Send>>;
     type StreamAppendStream = Pin<Box<dyn Stream<Item = Result<RaftMessage, Status>> + Send>>;
 
     async fn stream_append(
@@ -157,67 +155,15 @@ impl RaftService for Server {
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotPart>>,
-    ) -> Result<Response<RaftMessage>, Status> {
-        let Ok(_one) = self.receiving.try_acquire() else {
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        let Ok(one) = Arc::clone(&self.receiving).try_acquire_owned() else {
             return Err(Status::resource_exhausted("another snapshot is being received"));
         };
-        let mut messages = request.into_inner();
-        let Some(SnapshotPart { envelope, part: Some(Part::Header(header)) }) =
-            next_part(&mut messages).await?
-        else {
-            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        let incoming = IncomingSnapshot {
+            raft: self.raft.clone(),
+            local: self.local,
+            snapshots: Arc::clone(&self.snapshots),
         };
-        let from = self.local.verify(envelope.as_ref())?;
-        let header: SnapshotHeader = codec::decode(&header).map_err(|error| {
-            Status::invalid_argument(format!("the header cannot be decoded: {error}"))
-        })?;
-        let meta = header.manifest.meta.clone();
-        tracing::info!(%from, last = ?meta.last_log_id, files = header.manifest.files.len(), "receiving a snapshot");
-
-        let snapshots = Arc::clone(&self.snapshots);
-        let (parts, received) = mpsc::channel::<Bytes>(PARTS_AHEAD);
-        let writing = tokio::task::spawn_blocking(move || {
-            Receiving::begin(&snapshots, header.manifest)?.receive(received)
-        });
-        let fed = feed(self.local, from, &mut messages, &parts).await;
-        drop(parts);
-        let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        // A refused part explains more than the stream that broke off because of it.
-        fed?;
-        let snapshot = written.map_err(|error| {
-            tracing::warn!(%from, %error, "a snapshot was refused");
-            Status::data_loss(format!("the snapshot was refused: {error}"))
-        })?;
-        let response = self
-            .raft
-            .install_full_snapshot(header.vote, Snapshot { meta, snapshot })
-            .await
-            .map_err(|fatal| stopped(&fatal))?;
-        Ok(Response::new(answer(self.local, from, &response)))
+        Ok(Response::new(Box::pin(incoming.answers(request.into_inner(), one).await?)))
     }
-}
-
-async fn next_part(messages: &mut Streaming<SnapshotPart>) -> Result<Option<SnapshotPart>, Status> {
-    timeout(SNAPSHOT_STALL_TIMEOUT, messages.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("the snapshot makes no progress"))?
-}
-
-/// Hands the parts of a snapshot to whoever writes them, until the end or until that one gives up.
-async fn feed(
-    local: LocalNode,
-    from: NodeId,
-    messages: &mut Streaming<SnapshotPart>,
-    parts: &mpsc::Sender<Bytes>,
-) -> Result<(), Status> {
-    while let Some(next) = next_part(messages).await? {
-        local.verify_from(next.envelope.as_ref(), from)?;
-        let Some(Part::Data(data)) = next.part else {
-            return Err(Status::invalid_argument("a snapshot has one header"));
-        };
-        if parts.send(data).await.is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
 }

@@ -5,13 +5,14 @@
 //! a directory without one is a leftover and is removed at the start.
 //!
 //! ```text
-//! state/snapshots/42-3/manifest   state/snapshots/42-3/db/...
-//! state/incoming/...              one that is being received
+//! state/snapshots/snapshot-3/manifest   state/snapshots/snapshot-3/db/...
+//! state/incoming/...              files of one that is being received, see [`receive`]
 //! ```
 //!
 //! The newest snapshot is kept, and an older one as long as it is being sent to somebody.
 
-mod transfer;
+mod receive;
+mod send;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,19 +20,24 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cluster::codec;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::transfer::{PARTS_AHEAD, Receiving, send};
+pub(super) use self::receive::{Receiving, Tail};
+pub(super) use self::send::{PARTS_AHEAD, send};
 use super::state_machine::checkpoint_meta;
 use super::types::SnapshotMeta;
-use crate::state::{StateError, link_or_copy_all, sync_directory, write_durably};
+use crate::state::{CrashPoint, StateError, link_or_copy_all, sync_directory, write_durably};
 
 const SNAPSHOTS: &str = "snapshots";
 const INCOMING: &str = "incoming";
 const DATABASE: &str = "db";
 const MANIFEST: &str = "manifest";
+
+/// What arrived of a snapshot that was never completed is kept this long: it is of use only while its sender tries again.
+const INCOMING_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Files of one snapshot. RocksDB makes files of 64 MiB, so this is far above any catalog.
 const FILES_MAX: usize = 100_000;
@@ -86,6 +92,11 @@ pub(super) struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
+    /// One that goes with the last who knows it, unless it is published.
+    fn unpublished(path: PathBuf, manifest: Manifest) -> Self {
+        Self { path, manifest, superseded: AtomicBool::new(true) }
+    }
+
     pub(super) fn meta(&self) -> &SnapshotMeta {
         &self.manifest.meta
     }
@@ -126,7 +137,8 @@ impl SnapshotStore {
     /// When the disk fails.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let incoming = root.join(INCOMING);
-        if incoming.exists() {
+        let age = fs::metadata(&incoming).and_then(|metadata| metadata.modified()).ok();
+        if age.is_some_and(|age| age.elapsed().is_ok_and(|age| age > INCOMING_AGE_MAX)) {
             fs::remove_dir_all(&incoming)?;
         }
         let directory = root.join(SNAPSHOTS);
@@ -147,7 +159,7 @@ impl SnapshotStore {
                 fs::remove_dir_all(&path)?;
                 continue;
             };
-            let found = StoredSnapshot { path, manifest, superseded: AtomicBool::new(true) };
+            let found = StoredSnapshot::unpublished(path, manifest);
             // The one that loses is dropped, and with it its files.
             match &newest {
                 Some(other) if other.meta().last_log_id >= found.meta().last_log_id => {}
@@ -186,27 +198,37 @@ impl SnapshotStore {
         let previous = self.current();
         let files = list_files(database, previous.as_deref())?;
         let path = database.parent().unwrap_or(Path::new(".")).to_owned();
-        self.publish(path, Manifest { meta, files })
+        self.publish(Arc::new(StoredSnapshot::unpublished(path, Manifest { meta, files })))
     }
 
-    /// Makes `snapshot`, which may be an incoming one, one of this store and its newest.
-    pub(super) fn keep(&self, snapshot: &Arc<StoredSnapshot>) -> io::Result<Arc<StoredSnapshot>> {
+    /// Makes `snapshot`, which may be one that has just been received, the newest of this store.
+    pub(super) fn keep(&self, snapshot: Arc<StoredSnapshot>) -> io::Result<Arc<StoredSnapshot>> {
         if let Some(current) = self.current()
-            && Arc::ptr_eq(&current, snapshot)
+            && Arc::ptr_eq(&current, &snapshot)
         {
             return Ok(current);
         }
-        let path = self.unused();
-        link_or_copy_all(&snapshot.database(), &path.join(DATABASE)).map_err(io::Error::other)?;
-        self.publish(path, snapshot.manifest.clone())
+        let kept = if snapshot.path.parent() == Some(&self.root.join(SNAPSHOTS)) {
+            self.publish(snapshot)?
+        } else {
+            let path = self.unused();
+            link_or_copy_all(&snapshot.database(), &path.join(DATABASE))
+                .map_err(io::Error::other)?;
+            self.publish(Arc::new(StoredSnapshot::unpublished(path, snapshot.manifest.clone())))?
+        };
+        Ok(kept)
     }
 
-    /// An empty place for a snapshot that is being received.
-    fn incoming(&self) -> io::Result<PathBuf> {
-        let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(INCOMING).join(number.to_string());
-        fs::create_dir_all(path.join(DATABASE))?;
-        Ok(path)
+    /// Forgets what has arrived of snapshots: the newest one is installed.
+    pub(super) fn forget_incoming(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.incoming()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.root.join(INCOMING)
     }
 
     fn unused(&self) -> PathBuf {
@@ -215,17 +237,19 @@ impl SnapshotStore {
     }
 
     /// Writes the manifest, which makes the directory a snapshot, and forgets the one before.
-    fn publish(&self, path: PathBuf, manifest: Manifest) -> io::Result<Arc<StoredSnapshot>> {
-        sync_directory(&path).map_err(io::Error::other)?;
-        write_durably(&path.join(MANIFEST), &codec::encode(&manifest)).map_err(io::Error::other)?;
+    fn publish(&self, snapshot: Arc<StoredSnapshot>) -> io::Result<Arc<StoredSnapshot>> {
+        let path = &snapshot.path;
+        sync_directory(path).map_err(io::Error::other)?;
+        write_durably(&path.join(MANIFEST), &codec::encode(&snapshot.manifest))
+            .map_err(io::Error::other)?;
         sync_directory(&self.root.join(SNAPSHOTS)).map_err(io::Error::other)?;
-        let stored =
-            Arc::new(StoredSnapshot { path, manifest, superseded: AtomicBool::new(false) });
+        snapshot.superseded.store(false, Ordering::Release);
+        CrashPoint::SnapshotComplete.reached();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = current.replace(Arc::clone(&stored)) {
+        if let Some(before) = current.replace(Arc::clone(&snapshot)) {
             before.superseded.store(true, Ordering::Release);
         }
-        Ok(stored)
+        Ok(snapshot)
     }
 }
 

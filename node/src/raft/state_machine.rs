@@ -244,8 +244,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let state = Arc::clone(&self.state);
         let snapshots = Arc::clone(&self.snapshots);
         let installed = blocking(move || {
-            let kept = snapshots.keep(&snapshot)?;
+            let kept = snapshots.keep(snapshot)?;
             state.replace(&kept.database()).map_err(io::Error::other)?;
+            if let Err(error) = snapshots.forget_incoming() {
+                tracing::warn!(%error, "what a snapshot arrived as stays on disk for now");
+            }
             Ok(kept)
         })
         .await?;

@@ -2,6 +2,7 @@
 
 mod harness;
 mod membership;
+mod snapshots;
 
 use std::time::Duration;
 

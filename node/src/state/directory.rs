@@ -83,23 +83,25 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StateError> {
         .map_err(StateError::io("sync", path))
 }
 
-/// Makes the directory `to` with the files of `from` in it, durably. Sorted files never change and are linked where the
-/// file system can; everything else is copied.
+/// Makes the directory `to` with the files of `from` in it, durably.
 pub(crate) fn link_or_copy_all(from: &Path, to: &Path) -> Result<(), StateError> {
     fs::create_dir_all(to).map_err(StateError::io("create", to))?;
     for entry in fs::read_dir(from).map_err(StateError::io("list", from))? {
         let source = entry.map_err(StateError::io("list", from))?.path();
         let Some(name) = source.file_name() else { continue };
-        let target = to.join(name);
-        let never_changes = source.extension().is_some_and(|extension| extension == "sst");
-        if never_changes && fs::hard_link(&source, &target).is_ok() {
-            continue;
-        }
-        fs::copy(&source, &target).map_err(StateError::io("copy", &source))?;
-        File::open(&target)
-            .and_then(|file| file.sync_all())
-            .map_err(StateError::io("sync", &target))?;
+        link_or_copy(&source, &to.join(name))?;
     }
     sync_directory(to)?;
     sync_directory(to.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes the file `to` with the content of `from`; its name is not durable yet. Sorted files never change and are linked
+/// where the file system can; everything else is copied.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<(), StateError> {
+    let never_changes = to.extension().or(from.extension()).is_some_and(|kind| kind == "sst");
+    if never_changes && fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map_err(StateError::io("copy", from))?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(StateError::io("sync", to))
 }

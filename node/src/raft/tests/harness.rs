@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::catalog;
@@ -16,6 +18,7 @@ use proto::cluster::{
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -171,6 +174,36 @@ impl Cluster {
         position
     }
 
+    pub(super) async fn leading(&self) -> &Consensus {
+        self.nodes[self.leader().await].consensus()
+    }
+
+    /// Starts one more node, makes it a learner and waits until it has caught up.
+    pub(super) async fn add_learner(&mut self, settings: RaftSettings) -> NodeId {
+        let position = self.add_node(settings).await;
+        let (id, address) = (self.nodes[position].id, self.nodes[position].address.to_string());
+        let leader = self.nodes[self.position_of_any_leader().await].consensus();
+        leader.add_learner(id, &address).await.unwrap();
+        eventually("the learner has caught up", || {
+            leader.membership().progress.get(&id).is_some_and(|seen| seen.lag < 20)
+        })
+        .await;
+        id
+    }
+
+    /// The position of the leader; nodes that are no members yet know of none.
+    pub(super) async fn position_of_any_leader(&self) -> usize {
+        let mut found = None;
+        eventually("somebody leads", || {
+            found = self.nodes.iter().position(|node| {
+                node.running.as_ref().is_some_and(|running| running.consensus.is_leader())
+            });
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
+    }
+
     pub(super) fn running(&self) -> impl Iterator<Item = &Consensus> {
         self.nodes.iter().filter_map(|node| node.running.as_ref()).map(|node| &node.consensus)
     }
@@ -248,4 +281,57 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not in time: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Numbers the writers of this process; the commands of `Cluster::propose_on` have the zeroth place.
+static WRITERS: AtomicU64 = AtomicU64::new(1);
+
+/// Writes without a pause, one command after the other.
+pub(super) struct Writer {
+    client: u128,
+    written: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    pub(super) fn start(consensus: Consensus) -> Self {
+        let client = u128::from(WRITERS.fetch_add(1, Ordering::Relaxed));
+        let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let task = tokio::spawn({
+            let (written, stop) = (Arc::clone(&written), Arc::clone(&stop));
+            async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = written.load(Ordering::Relaxed);
+                    let (reply, _) =
+                        consensus.propose(create(video(client, number))).await.unwrap();
+                    assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { client, written, stop, task }
+    }
+
+    pub(super) async fn some_more(&self) {
+        let before = self.written.load(Ordering::Relaxed);
+        eventually("writes go on", || self.written.load(Ordering::Relaxed) >= before + 5).await;
+    }
+
+    /// Ends it, and verifies that each acknowledged write is in `catalog`.
+    pub(super) async fn end(self, witness: &Consensus) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        let last = witness.read_index().await.unwrap();
+        witness.wait_applied(last, Duration::from_secs(10)).await.unwrap();
+        for number in 0..self.written.load(Ordering::Relaxed) {
+            let found =
+                catalog::video(witness.catalog().as_ref(), video(self.client, number)).unwrap();
+            assert!(found.is_some(), "write {number} was acknowledged and is gone");
+        }
+    }
+}
+
+fn video(client: u128, number: u64) -> VideoId {
+    VideoId((client << 64 | u128::from(number)).to_be_bytes())
 }

@@ -1,105 +1,14 @@
 //! The membership changes while the cluster works.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use cluster::catalog;
-use cluster::command::Reply;
-use cluster::ids::{NodeId, VideoId};
-use tokio::task::JoinHandle;
+use cluster::ids::NodeId;
 
-use super::super::{Consensus, MembershipError, RaftSettings, TransferError};
-use super::harness::{Cluster, create, eventually};
+use super::super::{MembershipError, RaftSettings, TransferError};
+use super::harness::{Cluster, Writer, eventually};
 
 fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
     ids.into_iter().map(NodeId).collect()
-}
-
-/// Numbers the writers of this process; the commands of `Cluster::propose_on` have the zeroth place.
-static WRITERS: AtomicU64 = AtomicU64::new(1);
-
-/// Writes without a pause, one command after the other.
-struct Writer {
-    client: u128,
-    written: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<()>,
-}
-
-impl Writer {
-    fn start(consensus: Consensus) -> Self {
-        let client = u128::from(WRITERS.fetch_add(1, Ordering::Relaxed));
-        let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let task = tokio::spawn({
-            let (written, stop) = (Arc::clone(&written), Arc::clone(&stop));
-            async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let number = written.load(Ordering::Relaxed);
-                    let (reply, _) =
-                        consensus.propose(create(video(client, number))).await.unwrap();
-                    assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
-                    written.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        Self { client, written, stop, task }
-    }
-
-    async fn some_more(&self) {
-        let before = self.written.load(Ordering::Relaxed);
-        eventually("writes go on", || self.written.load(Ordering::Relaxed) >= before + 5).await;
-    }
-
-    /// Ends it, and verifies that each acknowledged write is in `catalog`.
-    async fn end(self, witness: &Consensus) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
-        let last = witness.read_index().await.unwrap();
-        witness.wait_applied(last, Duration::from_secs(10)).await.unwrap();
-        for number in 0..self.written.load(Ordering::Relaxed) {
-            let found =
-                catalog::video(witness.catalog().as_ref(), video(self.client, number)).unwrap();
-            assert!(found.is_some(), "write {number} was acknowledged and is gone");
-        }
-    }
-}
-
-fn video(client: u128, number: u64) -> VideoId {
-    VideoId((client << 64 | u128::from(number)).to_be_bytes())
-}
-
-impl Cluster {
-    async fn leading(&self) -> &Consensus {
-        self.nodes[self.leader().await].consensus()
-    }
-
-    /// Starts one more node, makes it a learner and waits until it has caught up.
-    async fn add_learner(&mut self, settings: RaftSettings) -> NodeId {
-        let position = self.add_node(settings).await;
-        let (id, address) = (self.nodes[position].id, self.nodes[position].address.to_string());
-        let leader = self.nodes[self.position_of_any_leader().await].consensus();
-        leader.add_learner(id, &address).await.unwrap();
-        eventually("the learner has caught up", || {
-            leader.membership().progress.get(&id).is_some_and(|seen| seen.lag < 20)
-        })
-        .await;
-        id
-    }
-
-    /// The position of the leader; nodes that are no members yet know of none.
-    async fn position_of_any_leader(&self) -> usize {
-        let mut found = None;
-        eventually("somebody leads", || {
-            found = self.nodes.iter().position(|node| {
-                node.running.as_ref().is_some_and(|running| running.consensus.is_leader())
-            });
-            found.is_some()
-        })
-        .await;
-        found.unwrap()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
