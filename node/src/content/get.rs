@@ -2,7 +2,8 @@
 //!
 //! This node's own copy first, then the other holders, the nearest one first: same zone, then whoever has been answering
 //! quickest; a node that is known not to answer is asked last. A holder that takes long is not waited for alone: the next one
-//! is asked as well, and whoever answers first wins. Whatever comes back is hashed before anybody sees it.
+//! is asked as well, and whoever answers first wins. When no holder has it, the remaining nodes are asked: they may have held
+//! it by an earlier layout. Whatever comes back is hashed before anybody sees it.
 
 use std::mem::Discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
+use super::placement::Whereabouts;
 use super::{Content, Inner, cost};
 use crate::store::StoreError;
 
@@ -186,11 +188,36 @@ impl Inner {
         }
     }
 
+    /// Asks the holders, and then those that may have been holders before.
     async fn ask_others(
         &self,
         block: BlockRef,
     ) -> Result<Result<Bytes, Vec<(NodeId, Refusal)>>, ViewError> {
-        let mut next = self.others_by_nearness(&block.hash)?.into_iter();
+        let here = self.placement.current()?;
+        let holders = self.by_nearness(&here, here.layout.holders(&block.hash).to_vec());
+        let mut refusals = match self.ask_in_turn(block, holders).await {
+            Ok(bytes) => return Ok(Ok(bytes)),
+            Err(refusals) => refusals,
+        };
+        let elsewhere = self.by_nearness(&here, here.elsewhere(&block.hash));
+        match self.ask_in_turn(block, elsewhere).await {
+            Ok(bytes) => {
+                metrics::counter!("reelraft_content_reads_elsewhere_total").increment(1);
+                Ok(Ok(bytes))
+            }
+            Err(more) => {
+                refusals.extend(more);
+                Ok(Err(refusals))
+            }
+        }
+    }
+
+    async fn ask_in_turn(
+        &self,
+        block: BlockRef,
+        nodes: Vec<NodeId>,
+    ) -> Result<Bytes, Vec<(NodeId, Refusal)>> {
+        let mut next = nodes.into_iter();
         let mut refusals = Vec::new();
         let mut asking = FuturesUnordered::new();
         let ask = |node| async move { (node, self.ask(node, block).await) };
@@ -199,14 +226,14 @@ impl Inner {
         loop {
             tokio::select! {
                 answer = asking.next() => match answer {
-                    Some((_, Ok(bytes))) => return Ok(Ok(bytes)),
+                    Some((_, Ok(bytes))) => return Ok(bytes),
                     Some((node, Err(refusal))) => {
                         tracing::debug!(%node, block = %block.hash, reason = refusal.reason, "not read");
                         refusals.push((node, refusal));
                         asking.extend(next.next().map(ask));
                         asked_at = Instant::now();
                     }
-                    None => return Ok(Err(refusals)),
+                    None => return Err(refusals),
                 },
                 () = tokio::time::sleep_until(asked_at + HEDGE_AFTER), if next.len() > 0 => {
                     metrics::counter!("reelraft_content_hedged_reads_total").increment(1);
@@ -217,15 +244,14 @@ impl Inner {
         }
     }
 
-    /// The other holders of a block, in the order in which they should be asked.
-    fn others_by_nearness(&self, hash: &BlockHash) -> Result<Vec<NodeId>, ViewError> {
-        let here = self.placement.current()?;
-        let mut others: Vec<_> = here.layout.holders(hash).to_vec();
+    /// The others among `nodes`, in the order in which they should be asked.
+    fn by_nearness(&self, here: &Whereabouts, nodes: Vec<NodeId>) -> Vec<NodeId> {
+        let mut others = nodes;
         others.retain(|node| *node != self.node);
         others.sort_by_cached_key(|node| {
             (!self.is_up(*node), !here.same_zone(self.node, *node), self.latencies.of(*node))
         });
-        Ok(others)
+        others
     }
 
     async fn ask(&self, node: NodeId, block: BlockRef) -> Result<Bytes, Refusal> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cluster::catalog;
-use cluster::ids::NodeId;
+use cluster::ids::{BlockHash, NodeId};
 use cluster::placement::Layout;
+use cluster::tables::nodes::Role;
 use cluster::view::{View, ViewError};
 use tokio::sync::watch;
 
@@ -16,9 +17,18 @@ pub(super) struct Whereabouts {
     pub(super) applied: u64,
     pub(super) layout: Layout,
     zones: BTreeMap<NodeId, String>,
+    /// All nodes that hold blocks, those too that the layout does not name.
+    stores: Vec<NodeId>,
 }
 
 impl Whereabouts {
+    /// The nodes that may have a copy of a block although the layout does not say so: it said so before, and its new
+    /// holders have not fetched theirs yet.
+    pub(super) fn elsewhere(&self, hash: &BlockHash) -> Vec<NodeId> {
+        let holders = self.layout.holders(hash);
+        self.stores.iter().copied().filter(|node| !holders.contains(node)).collect()
+    }
+
     /// Whether two nodes are known to share a zone.
     pub(super) fn same_zone(&self, one: NodeId, other: NodeId) -> bool {
         self.zones.get(&one).is_some_and(|zone| self.zones.get(&other) == Some(zone))
@@ -49,11 +59,13 @@ impl Placement {
                 return Ok(Arc::clone(found));
             }
         }
-        let zones = catalog::nodes(&*self.catalog)?.into_iter().map(|row| (row.id, row.zone));
+        let rows = catalog::nodes(&*self.catalog)?;
+        let stores = rows.iter().filter(|row| row.roles.contains(&Role::Store));
         let found = Arc::new(Whereabouts {
             applied,
             layout: catalog::layout(&*self.catalog)?,
-            zones: zones.collect(),
+            stores: stores.map(|row| row.id).collect(),
+            zones: rows.into_iter().map(|row| (row.id, row.zone)).collect(),
         });
         *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
         Ok(found)

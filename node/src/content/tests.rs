@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cluster::command::BlockRef;
 use cluster::placement::Layout;
 use cluster::tables::blocks::{BLOCKS, BlockRow};
-use cluster::tables::nodes::LAYOUT;
+use cluster::tables::nodes::{LAYOUT, NODES, NodeRow, Role};
 use cluster::view::{MemoryView, TableId, Transaction, Visitor};
 use proto::blocks::blocks_server::{Blocks, BlocksServer};
 use proto::blocks::{GetReply, GetRequest, HasReply, HasRequest, PutReply, PutRequest};
@@ -49,9 +49,10 @@ impl View for Catalog {
 }
 
 impl Catalog {
-    /// With a layout that gives every group to all of `nodes`.
+    /// With a layout that gives every group to the first three of `nodes`.
     fn new(nodes: &[u64]) -> Arc<Self> {
         let catalog = Arc::new(Self { view: RwLock::default(), applied: watch::Sender::new(0) });
+        let nodes = &nodes[..nodes.len().min(COPIES)];
         let holders = (0..GROUPS).flat_map(|_| nodes.iter().copied().map(NodeId)).collect();
         let layout = Layout::new(1, nodes.len(), holders).unwrap();
         catalog.change(|tx| LAYOUT.put(tx, &(), &layout));
@@ -328,6 +329,48 @@ async fn a_cluster_of_one_stores_and_says_that_durability_is_reduced() {
     assert_eq!(content.get(block).await.unwrap(), bytes(1, 5000));
     assert_eq!(content.reduced_copies().unwrap(), Some(1));
     content.can_store().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_that_changes_loses_nothing_and_its_new_holders_fetch_their_copies() {
+    let cluster = Cluster::start(4).await;
+    let holders = |epoch, nodes: [u64; 3]| {
+        let holders = (0..GROUPS).flat_map(|_| nodes.map(NodeId)).collect();
+        Layout::new(epoch, 3, holders).unwrap()
+    };
+    for node in &cluster.nodes {
+        let row = NodeRow {
+            id: node.local.node_id,
+            name: String::new(),
+            zone: String::new(),
+            roles: vec![Role::Store],
+            http_url: String::new(),
+            rpc_addr: node.address.to_string(),
+            version: String::new(),
+            capacity_bytes: 1,
+            feature_level: 1,
+        };
+        cluster.catalog.change(|tx| NODES.put(tx, &row.id, &row));
+    }
+    // Only the first node has a copy by the old layout, and it is no holder by the new one.
+    let alone = Layout::new(2, 1, (0..GROUPS).map(|_| NodeId(1)).collect()).unwrap();
+    cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &alone));
+    let content = bytes(3, 100_000);
+    let block = cluster.nodes[0].content.put(content.clone()).await.unwrap();
+    cluster.catalog.refer_to(block);
+    cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &holders(3, [2, 3, 4])));
+    assert_eq!(cluster.nodes[3].content.get(block).await.unwrap(), content);
+
+    let _loops: Vec<_> = cluster.nodes.iter().map(|node| run(&node.content)).collect();
+    until("the new holders have it", || async {
+        for node in &cluster.nodes[1..] {
+            if !node.has(block).await {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
