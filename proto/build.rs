@@ -9,7 +9,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // One file with the packages as nested modules, so that they can refer to each other.
         .include_file("reelraft.rs")
         .compile_protos(
-            &["proto/raft.proto", "proto/blocks.proto", "proto/cluster.proto"],
+            &[
+                "proto/admin.proto",
+                "proto/blocks.proto",
+                "proto/cluster.proto",
+                "proto/join.proto",
+                "proto/raft.proto",
+            ],
             &["proto"],
         )?;
     Ok(())

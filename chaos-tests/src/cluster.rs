@@ -176,22 +176,65 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.start(&cluster.binary, settings)?;
         }
-        cluster.init().await?;
+        cluster.form().await?;
         cluster.wait_until_ready().await?;
+        cluster.wait_until_grown().await?;
         Ok(cluster)
     }
 
-    async fn init(&self) -> Result<()> {
-        let members: Vec<_> =
-            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.rpc_port)).collect();
-        wait::until("initialize the cluster", READY_WITHIN, async || {
-            let output = tokio::process::Command::new(&self.binary)
-                .args(["cluster", "init", "--to", &members[0], "--nodes", &members.join(",")])
-                .kill_on_drop(true)
-                .output()
-                .await?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Ok(Some(()))
+    /// Founds a cluster of the first node and lets the others join, in the order of their numbers.
+    async fn form(&self) -> Result<()> {
+        let Some((first, others)) = self.nodes.split_first() else {
+            return Ok(());
+        };
+        wait::until("found a cluster", READY_WITHIN, async || {
+            self.command(&["cluster", "init"], first).await.map(Some)
+        })
+        .await?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let uses = others.len().to_string();
+        let token = self.command(&["token", "create", "--uses", &uses], first).await?;
+        let to = format!("127.0.0.1:{}", first.rpc_port);
+        for node in others {
+            let join = ["node", "join", token.trim(), "--to", &to];
+            wait::until(&format!("node {} joins", node.number), READY_WITHIN, async || {
+                self.command(&join, node).await.map(Some)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command on the machine of `node`, and returns what it prints.
+    async fn command(&self, arguments: &[&str], node: &Node) -> Result<String> {
+        let output = tokio::process::Command::new(&self.binary)
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(node.data())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Waits until every node has its part in the cluster: the layout names it, and as many vote as should.
+    async fn wait_until_grown(&self) -> Result<()> {
+        let client = self.nodes.first().context("a cluster has nodes")?.client()?;
+        // The number of voters of a cluster that has settled.
+        let seats = match self.nodes.len() {
+            0..=2 => 1,
+            3..=6 => 3,
+            _ => 5,
+        };
+        wait::until("all nodes have their part", READY_WITHIN, async || {
+            let seen = client.cluster().await?;
+            let nodes = seen["nodes"].as_array().context("a list of nodes")?;
+            let up = nodes.iter().filter(|node| node["status"] == "up").count();
+            let voters = seen["voters"].as_array().map_or(0, Vec::len);
+            Ok((up == self.nodes.len() && voters == seats).then_some(()))
         })
         .await
     }

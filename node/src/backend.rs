@@ -13,7 +13,7 @@ use cluster::command::{Action, BlockRef};
 use cluster::ids::NodeId;
 use cluster::placement::Layout;
 use cluster::tables::members::{MemberRow, MemberState};
-use cluster::tables::nodes::Role;
+use cluster::tables::nodes::{NodeRow, Role};
 use cluster::view::{MemoryView, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -51,7 +51,7 @@ impl NodeBackend {
     }
 }
 
-const NO_CLUSTER: &str = "this node belongs to no cluster; make one with `reelraft cluster init`";
+const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
 
 impl Backend for NodeBackend {
     fn catalog(&self) -> Arc<dyn View + Send + Sync> {
@@ -208,7 +208,17 @@ fn observe(member: &Member) -> ClusterObservation {
         let own = row.id == member.id();
         let seen = member.observer().observe(row.id);
         let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
-        let status = planned(seen.status, members.get(&row.id), now_ms);
+        let in_consensus = raft.voters.contains(&row.id) || raft.learners.contains(&row.id);
+        let status = match planned(seen.status, members.get(&row.id), now_ms) {
+            NodeStatus::Up if !in_consensus || awaits_blocks(&row, &layout) => NodeStatus::Joining,
+            status @ (NodeStatus::Joining
+            | NodeStatus::Up
+            | NodeStatus::Suspect
+            | NodeStatus::Down
+            | NodeStatus::Dead
+            | NodeStatus::Draining
+            | NodeStatus::Maintenance) => status,
+        };
         if layout.nodes().contains(&row.id) {
             let should_hold = member.should_hold(row.id, &layout);
             under_replicated_blocks += lacking(seen.status, &said, should_hold);
@@ -276,6 +286,11 @@ fn planned(seen: NodeStatus, member: Option<&MemberRow>, now_ms: u64) -> NodeSta
         },
         (_, Some(_)) => seen,
     }
+}
+
+/// Whether a node is to hold blocks and the layout does not say which yet.
+fn awaits_blocks(row: &NodeRow, layout: &Layout) -> bool {
+    row.roles.contains(&Role::Store) && row.capacity_bytes > 0 && !layout.nodes().contains(&row.id)
 }
 
 /// The leader, if it leads anybody: consensus remembers the last one until there is a new one, and a leader without followers

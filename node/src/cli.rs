@@ -1,7 +1,7 @@
 //! The command line: nouns, then verbs.
 //!
-//! `serve` and `dev` run nodes. Everything else is a client of the HTTP API, like any other program, except for
-//! `cluster init`, which speaks to nodes that have no API yet.
+//! `serve` and `dev` run nodes. What only looks, and what concerns videos, is a client of the HTTP API, like any other program;
+//! what changes the cluster itself goes through the socket in the data directory of a node on this machine.
 //!
 //! # Rules
 //!
@@ -11,10 +11,12 @@
 mod client;
 mod cluster;
 mod dev;
+mod local;
 mod node;
 mod output;
 mod serve;
 mod shutdown;
+mod token;
 mod video;
 
 use std::process::ExitCode;
@@ -36,12 +38,15 @@ enum Command {
     Dev(dev::Args),
     /// Run one node
     Serve(Box<serve::Args>),
-    /// Make a cluster; see how it is
+    /// Found a cluster; see how it is
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// See the nodes
+    /// See the nodes; let this one join
     #[command(subcommand)]
     Node(node::Command),
+    /// Hand out the right to join the cluster
+    #[command(subcommand)]
+    Token(token::Command),
     /// Upload, list, show and delete videos
     #[command(subcommand)]
     Video(video::Command),
@@ -70,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => on_one_thread(dev::run(args))?,
         Command::Cluster(command) => on_one_thread(cluster::run(command))?,
         Command::Node(command) => on_one_thread(node::run(command))?,
+        Command::Token(command) => on_one_thread(token::run(command))?,
         Command::Video(command) => on_one_thread(video::run(command))?,
         Command::Version => output::line(&format!("reelraft {}", crate::VERSION)),
         Command::MediaWorker => return Ok(crate::media::worker_main()),
@@ -103,7 +109,11 @@ mod tests {
         for line in [
             "dev --nodes 3 --data ./data/dev --http-port 8080 --rpc-port 9080",
             "serve --config node.toml",
-            "cluster init --to 127.0.0.1:9080 --nodes 127.0.0.1:9080,127.0.0.1:9081,127.0.0.1:9082",
+            "cluster init --data-dir ./data/node --json",
+            "token create --roles store,gateway --expires 30m --uses 2 --data-dir ./data/node",
+            "token list --json",
+            "token revoke 0123abcd",
+            "node join rrj1_AAAA --to 127.0.0.1:9080 --data-dir ./data/other",
             "cluster status --json",
             "cluster doctor --json",
             "node list --json --url http://127.0.0.1:8080",

@@ -64,10 +64,11 @@ pub struct HttpConfig {
 /// Where other nodes are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RpcConfig {
-    /// Loopback.
     pub listen: SocketAddr,
     /// Host and port; `None`: the address that was bound.
     pub advertise: Option<String>,
+    /// How long the certificates are good for that this node signs. At least [`CERTIFICATE_LIFE_MIN`].
+    pub certificate_life: Duration,
 }
 
 /// How fast consensus notices that a leader is gone, and how much log it keeps.
@@ -103,6 +104,12 @@ pub struct LogConfig {
 
 /// With fewer heartbeats per election time-out, one lost packet deposes a leader.
 const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
+
+/// A certificate that ends sooner would end before its node, which asks after two thirds of its life, has had some tries.
+const CERTIFICATE_LIFE_MIN: Duration = Duration::from_secs(10);
+
+/// A certificate that is good for ten years might as well be good for ever.
+const CERTIFICATE_LIFE_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 /// The prefix of the variables.
 const VARIABLE_PREFIX: &str = "REELRAFT_";
@@ -199,7 +206,12 @@ impl Settings {
             self.http.upload_max.as_u64() > 0,
             "http.upload_max is 0: no upload would be taken"
         );
-        loopback(self.rpc.listen)?;
+        ensure!(
+            (CERTIFICATE_LIFE_MIN..=CERTIFICATE_LIFE_MAX).contains(&self.rpc.certificate_life),
+            "rpc.certificate_life is not between {} and {}",
+            humantime::format_duration(CERTIFICATE_LIFE_MIN),
+            humantime::format_duration(CERTIFICATE_LIFE_MAX)
+        );
         if let Some(advertise) = &self.rpc.advertise {
             ensure!(
                 advertise
@@ -281,7 +293,11 @@ impl Settings {
                 anonymous_upload: self.http.anonymous_upload,
                 keep_source: self.http.keep_source,
             },
-            rpc: RpcConfig { listen: self.rpc.listen, advertise: self.rpc.advertise },
+            rpc: RpcConfig {
+                listen: self.rpc.listen,
+                advertise: self.rpc.advertise,
+                certificate_life: self.rpc.certificate_life,
+            },
             capacity_bytes: self.content.capacity.map(|capacity| capacity.as_u64()),
             cache_bytes: self.content.cache.as_u64(),
             repair_bytes_per_second,
@@ -292,17 +308,6 @@ impl Settings {
             log: LogConfig { format: self.log.format, filter: self.log.filter },
         })
     }
-}
-
-/// Whoever reaches the RPC port can vote and write, until nodes authenticate each other. Therefore only this machine may.
-fn loopback(listen: SocketAddr) -> anyhow::Result<()> {
-    ensure!(
-        listen.ip().is_loopback(),
-        "rpc.listen is {listen}: nodes do not authenticate each other yet, so RPC listens on loopback only; \
-         use 127.0.0.1:{}",
-        listen.port()
-    );
-    Ok(())
 }
 
 /// What the machine calls itself.

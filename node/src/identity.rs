@@ -9,16 +9,20 @@
 //! - At most one process holds a [`DataDir`] of a path. The kernel drops the lock with the process, however it ends.
 //! - `node.json` is written once, whole or not at all (temporary file, fsync, rename, fsync of the directory), and before
 //!   any database exists. Databases without it are somebody else's, or damaged: the node does not start on them.
+//! - The directory is its owner's alone: it holds keys.
 //! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use cluster::ids::NodeId;
 use serde::{Deserialize, Serialize};
+
+use crate::credentials::TlsDir;
 
 /// What `node.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +31,8 @@ pub struct Identity {
     #[serde(with = "hex::serde")]
     pub cluster_id: [u8; 16],
     pub node_id: NodeId,
-    /// The RPC addresses of all nodes that the cluster was to begin with, so that a repeated `cluster init` can tell
-    /// whether it repeats the same thing.
-    pub members: Vec<String>,
+    /// Members and where they were when this node joined, so that it finds somebody before it knows the catalog.
+    pub peers: Vec<Peer>,
     /// Random: tells this identity from another one with the same numbers, should an operator restore the wrong file.
     #[serde(with = "hex::serde")]
     pub incarnation: [u8; 16],
@@ -37,27 +40,41 @@ pub struct Identity {
     pub created: String,
 }
 
+/// Another node and its RPC address, `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    pub node_id: NodeId,
+    pub rpc_addr: String,
+}
+
 impl Identity {
     /// A new identity, made now.
     #[must_use]
-    pub fn new(cluster_id: [u8; 16], node_id: NodeId, members: Vec<String>) -> Self {
+    pub fn new(cluster_id: [u8; 16], node_id: NodeId, peers: Vec<Peer>) -> Self {
         Self {
             cluster_id,
             node_id,
-            members,
-            incarnation: random_id(),
+            peers,
+            incarnation: random(),
             created: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
     }
 }
 
 /// 128 random bits from the operating system.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    random()
+}
+
+/// Random bytes from the operating system.
 ///
 /// # Panics
 /// When the system has no randomness to give; nothing can be done safely then.
 #[must_use]
-pub fn random_id() -> [u8; 16] {
-    let mut bytes = [0; 16];
+pub fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)
         .expect("the kernel's random generator works once the system has booted");
     bytes
@@ -74,6 +91,7 @@ pub struct DataDir {
 const IDENTITY_FILE: &str = "node.json";
 const LOCK_FILE: &str = "lock";
 const PID_FILE: &str = "pid";
+const REMOVED_FILE: &str = "removed";
 
 impl DataDir {
     /// Makes the directory if need be and takes it for this process. Writes the process id to `pid` in it.
@@ -83,6 +101,9 @@ impl DataDir {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
+        // The catalog has the key of the cluster's authority: whoever can read it can become a member.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("keep {} from other users", path.display()))?;
         let lock_path = path.join(LOCK_FILE);
         let lock = OpenOptions::new()
             .create(true)
@@ -105,7 +126,7 @@ impl DataDir {
             }
         }
         let dir = Self { path, _lock: lock };
-        dir.write_durably(PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
+        write_durably(&dir.path, PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
         Ok(dir)
     }
 
@@ -146,6 +167,12 @@ impl DataDir {
             }
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
+        ensure!(
+            !is_from_before_certificates(&text),
+            "{} is of a cluster that was made before nodes had certificates, which this version cannot continue: move the data \
+             directories of its nodes away and make a new cluster",
+            path.display()
+        );
         let identity: Identity = serde_json::from_slice(&text).with_context(|| {
             format!(
                 "{} is damaged: restore it from a backup, or move the directory away and let the node join as a new one",
@@ -163,9 +190,7 @@ impl DataDir {
     pub fn adopt(&self, identity: &Identity) -> anyhow::Result<()> {
         if let Some(present) = self.identity()? {
             ensure!(
-                present.cluster_id == identity.cluster_id
-                    && present.node_id == identity.node_id
-                    && present.members == identity.members,
+                present.cluster_id == identity.cluster_id && present.node_id == identity.node_id,
                 "this node is node {} of cluster {} already",
                 present.node_id,
                 hex::encode(present.cluster_id)
@@ -174,7 +199,34 @@ impl DataDir {
         }
         let mut text = serde_json::to_vec_pretty(identity).context("encode the identity")?;
         text.push(b'\n');
-        self.write_durably(IDENTITY_FILE, &text)
+        write_durably(&self.path, IDENTITY_FILE, &text)
+    }
+
+    /// What the node proves itself with.
+    #[must_use]
+    pub fn tls(&self) -> TlsDir {
+        TlsDir::new(self.path.join("tls"))
+    }
+
+    /// Refuses to go on with a node that was removed from its cluster.
+    ///
+    /// # Errors
+    /// When it was.
+    pub fn refuse_removed(&self) -> anyhow::Result<()> {
+        let path = self.path.join(REMOVED_FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => bail!("{}", text.trim()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Writes down that the cluster has removed this node: from now on it refuses to start.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark_removed(&self, identity: &Identity) -> anyhow::Result<()> {
+        write_durably(&self.path, REMOVED_FILE, removed_text(identity).as_bytes())
     }
 
     /// Takes back what [`DataDir::open`] wrote for others to read. The lock goes when the value does.
@@ -202,20 +254,43 @@ impl DataDir {
         }
         Ok(())
     }
+}
 
-    fn write_durably(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let path = self.path.join(name);
-        let temporary = self.path.join(format!("{name}.tmp"));
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            // A rename is durable when its directory is.
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("write {}", path.display()))
-    }
+/// What a removed node says, now and whenever it is started again.
+#[must_use]
+pub fn removed_text(identity: &Identity) -> String {
+    format!(
+        "this node, node {} of cluster {}, was removed from its cluster and can never come back: to use this machine again, move \
+         the data directory away and let it join as a new node",
+        identity.node_id,
+        hex::encode(identity.cluster_id)
+    )
+}
+
+/// Whether a `node.json` lists the addresses of founders, as it did before nodes joined with certificates.
+fn is_from_before_certificates(text: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(text)
+        .is_ok_and(|value| value.get("members").is_some())
+}
+
+/// Writes a file of `directory` whole or not at all, and so that it is there after a power cut. Its owner alone can read it.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    let temporary = directory.join(format!("{name}.tmp"));
+    let write = || -> std::io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        // A rename is durable when its directory is.
+        File::open(directory)?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -223,17 +298,20 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity::new([7; 16], NodeId(2), vec!["a:1".to_owned(), "b:2".to_owned()])
+        let peer = Peer { node_id: NodeId(1), rpc_addr: "a:1".to_owned() };
+        Identity::new([7; 16], NodeId(2), vec![peer])
     }
 
     #[test]
     fn an_identity_survives_and_stays() {
         let home = tempfile::tempdir().unwrap();
         let dir = DataDir::open(home.path()).unwrap();
+        let mode = fs::metadata(home.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
         assert_eq!(dir.identity().unwrap(), None);
         let identity = identity();
         dir.adopt(&identity).unwrap();
-        dir.adopt(&Identity::new([7; 16], NodeId(2), identity.members.clone())).unwrap();
+        dir.adopt(&Identity::new([7; 16], NodeId(2), identity.peers.clone())).unwrap();
         drop(dir);
 
         let dir = DataDir::open(home.path()).unwrap();
@@ -241,7 +319,6 @@ mod tests {
         for other in [
             Identity { cluster_id: [8; 16], ..identity.clone() },
             Identity { node_id: NodeId(3), ..identity.clone() },
-            Identity { members: vec!["a:1".to_owned()], ..identity.clone() },
         ] {
             assert!(dir.adopt(&other).is_err());
         }
@@ -270,6 +347,26 @@ mod tests {
         let error = dir.identity().unwrap_err().to_string();
         assert!(error.contains("node.json is missing"), "{error}");
         assert!(dir.adopt(&identity()).is_err());
+    }
+
+    #[test]
+    fn a_removed_node_stays_removed_and_says_so() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        dir.refuse_removed().unwrap();
+        dir.mark_removed(&identity()).unwrap();
+        let error = dir.refuse_removed().unwrap_err().to_string();
+        assert!(error.contains("node 2") && error.contains("was removed"), "{error}");
+    }
+
+    #[test]
+    fn a_node_from_before_there_were_certificates_is_told_from_a_damaged_one() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(home.path()).unwrap();
+        let text = r#"{"cluster_id": "07", "node_id": 1, "members": ["a:1"]}"#;
+        fs::write(home.path().join("node.json"), text).unwrap();
+        let error = dir.identity().unwrap_err().to_string();
+        assert!(error.contains("before nodes had certificates"), "{error}");
     }
 
     #[test]

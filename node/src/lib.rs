@@ -4,14 +4,17 @@
 //! processes, and joins the parts into one program.
 
 mod allocator;
+pub mod authority;
 pub mod backend;
 pub mod backup;
-pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod content;
+pub mod credentials;
 pub mod doctor;
+pub mod founding;
 pub mod identity;
+pub mod joining;
 pub mod media;
 pub mod metrics;
 pub mod observe;
@@ -21,6 +24,14 @@ pub mod rpc;
 pub mod run;
 pub mod state;
 pub mod store;
+pub mod token;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A time as the catalog counts it: milliseconds since 1970.
+#[must_use]
+pub fn milliseconds(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

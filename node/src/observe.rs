@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::FailureDetection;
 use crate::doctor::Disk;
+use crate::rpc::caller::says_removed;
 use crate::rpc::peers::{Peers, Purpose};
 
 /// What other nodes said last, and when.
@@ -134,10 +135,11 @@ impl Observer {
     }
 
     /// Pings all nodes whose address is known until `stop`, and says in the log when one falls silent or comes back, by
-    /// its name in `names`.
+    /// its name in `names`. Cancels `removed` when one of them answers that this node was removed from the cluster.
     pub async fn run(
         self: Arc<Self>,
         names: impl Fn(NodeId) -> String + Send,
+        removed: CancellationToken,
         stop: CancellationToken,
     ) {
         let mut ticks = tokio::time::interval(self.failure.ping);
@@ -167,6 +169,10 @@ impl Observer {
                 Some(ping) = pings.join_next() => {
                     let (node, answer) = ping.expect("a ping does not panic and nobody aborts it");
                     pending.remove(&node);
+                    let refusal = answer.as_ref().err().and_then(|error| error.downcast_ref());
+                    if refusal.is_some_and(says_removed) {
+                        removed.cancel();
+                    }
                     self.note(node, answer);
                 }
             }
@@ -219,9 +225,7 @@ fn clock_skew(asked: u64, told: u64, heard: u64) -> Duration {
 /// Milliseconds since 1970, by this machine's clock.
 #[must_use]
 pub fn now_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    crate::milliseconds(std::time::SystemTime::now())
 }
 
 /// Whether a node's status is another one than was announced last; everybody counts as up at first.
@@ -324,7 +328,7 @@ mod tests {
     #[test]
     fn a_node_that_stops_is_not_asked_any_more() {
         let local = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
-        let observer = Observer::new(Peers::new(local), FAILURE);
+        let observer = Observer::new(crate::rpc::testing::peers(local), FAILURE);
         assert!(observer.is_up(NodeId(1)), "itself");
         assert!(observer.is_up(NodeId(2)), "nothing is known of it yet");
         observer.note(NodeId(2), answer(Stats { stopping: true, ..Stats::default() }));

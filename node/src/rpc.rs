@@ -1,38 +1,61 @@
 //! Nodes speaking to each other: where connections are made and where they are taken.
 //!
-//! All services of a node (consensus, blocks, cluster, administration) share one listener. This module is the only place
-//! that opens it, builds the server and builds a channel to another node, so that encryption and authentication of peers
-//! have one place to go.
+//! Everything that nodes ask each other shares one port. This module and those below it are the only ones that open it,
+//! build the server and build a channel to another node: what comes in has gone through [`accept`], what goes out through
+//! [`peers`], and both through [`tls`]. What an operator asks of a node comes another way, through a socket in the node's
+//! directory ([`local`]).
 //!
 //! # Invariants
 //!
-//! - Nothing is served outside the loopback interface: whoever reaches the port can act as a node, and as long as nodes do
-//!   not authenticate each other that must be nobody but this machine.
-//! - Every message between nodes names its cluster, sender and receiver ([`envelope`]) and is refused by anybody else.
+//! - Who has no certificate of this cluster can ask to be let in ([`join`]) and nothing else; a node that was removed can ask
+//!   nothing ([`members_only`]).
+//! - Every message between nodes names its cluster, sender and receiver ([`envelope`]). It is refused by anybody else, and
+//!   when its sender is not the node that the certificate is for.
+//! - Before a node belongs to a cluster it answers nobody on this port.
 
+pub mod accept;
 pub mod admin;
 pub mod blocks;
+pub mod caller;
 pub mod cluster;
 pub mod envelope;
+pub mod join;
 pub mod late;
+pub mod local;
+pub mod members_only;
 pub mod peers;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tls;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use ::cluster::ids::NodeId;
+use futures::Stream;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
+
+use self::accept::LateTls;
+use self::tls::Tls;
 
 /// The longest message between nodes, in bytes: a block of the greatest size and what surrounds it.
 pub const MESSAGE_BYTES_MAX: usize = (32 << 20) + (64 << 10);
 
-/// How long dialling may take. A node on the same network answers within milliseconds; a longer wait only delays the
-/// attempt after the node came back.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long dialling may take, with the handshake. A node on the same network answers within milliseconds; a longer wait only
+/// delays the attempt after the node came back.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is probed, and how long the answer may take. Finds a peer whose machine vanished without
 /// closing its connections; a killed process is noticed at once, because the kernel closes them.
@@ -49,52 +72,54 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the port for other nodes could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    #[error(
-        "the RPC address {0} is not a loopback address: nodes do not authenticate each other yet, so RPC is served on \
-         127.0.0.0/8 and ::1 only"
-    )]
-    NotLoopback(SocketAddr),
-    #[error("listen on the RPC address {0} (--rpc-listen, rpc.listen)")]
-    Listen(SocketAddr, #[source] io::Error),
+#[error("listen on the RPC address {address} (--rpc-listen, rpc.listen)")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
 }
 
 /// Opens the port for other nodes. Port 0 lets the system choose.
 ///
 /// # Errors
-/// When the address is not on the loopback interface, or is in use.
+/// When the address is in use, or not one of this machine's.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    if !address.ip().is_loopback() {
-        return Err(BindError::NotLoopback(address));
-    }
-    TcpListener::bind(address).await.map_err(|error| BindError::Listen(address, error))
+    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// Serves `services` until `stop` resolves, and then a moment longer for calls that are being answered.
+/// Serves `services` to whoever comes through the port for nodes until `stop` resolves, and then a moment longer for calls
+/// that are being answered.
 ///
 /// # Errors
 /// When accepting connections fails for good.
 pub async fn serve(
     listener: TcpListener,
+    tls: LateTls,
     services: Routes,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
+    serve_connections(accept::connections(listener, tls), services, stop).await
+}
+
+async fn serve_connections<C>(
+    connections: impl Stream<Item = io::Result<C>> + Send + 'static,
+    services: Routes,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), tonic::transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(services)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async {
-                stop.await;
-                // The receiver is gone only when the server ended by itself.
-                let _ = stopping.send(());
-            },
-        );
+        .serve_with_incoming_shutdown(connections, async {
+            stop.await;
+            // The receiver is gone only when the server ended by itself.
+            let _ = stopping.send(());
+        });
     let deadline = async {
         // An error means that the server dropped the sender: it has ended, and `serving` says how.
         if stopped.await.is_err() {
@@ -108,28 +133,42 @@ pub async fn serve(
     }
 }
 
-/// A channel to the node at `address` (`host:port`). Dials when it is first used and again whenever the connection is lost.
-fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+/// A channel to `node` at `address` (`host:port`), and to nobody else who should listen there. Dials when it is first used
+/// and again whenever the connection is lost.
+fn channel(
+    address: &str,
+    node: NodeId,
+    tls: &Arc<Tls>,
+) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address)?;
+    let (address, tls) = (address.to_owned(), Arc::clone(tls));
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+        let (address, config, name) = (address.clone(), tls.client(), tls.name_of(node));
+        async move { dial(&address, config, name).await.map(TokioIo::new) }
+    })))
+}
+
+/// How connections to `address` are kept.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    Ok(endpoint.connect_lazy())
+        .keep_alive_while_idle(true))
+}
+
+/// Connects and shakes hands with whoever `name` is the name of.
+async fn dial(
+    address: &str,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    TlsConnector::from(config).connect(name, stream).await
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn other_interfaces_are_refused() {
-        let error = bind(([0, 0, 0, 0], 0).into()).await.unwrap_err();
-        assert!(matches!(error, BindError::NotLoopback(_)));
-        assert!(error.to_string().contains("loopback"));
-        bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-    }
-}
+mod tests;

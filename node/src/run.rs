@@ -1,8 +1,8 @@
 //! One node, from its first line to its last: what is started, in which order, and why.
 //!
-//! A node is useful before it belongs to a cluster: it says who it is, that it is not ready, and can be made a member. What
-//! exists only for members is one value, [`Member`], which appears once (at the start, or when `cluster init` adopts the
-//! node) and stays until the end.
+//! A node is useful before it belongs to a cluster: its operator can have it found one or join one, and people are told that
+//! it is not ready. What exists only for members is one value, [`Member`], which appears once (at the start, or when the node
+//! becomes a member) and stays until the end.
 //!
 //! # Invariants
 //!
@@ -13,21 +13,28 @@
 mod assignment;
 mod duties;
 mod member;
+mod newcomers;
 mod registration;
+mod renewal;
+mod roster;
 mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use cluster::tables::nodes::Role;
+use anyhow::{Context, bail, ensure};
+use cluster::features;
+use cluster::ids::NodeId;
+use cluster::tables::nodes::{NodeRow, Role};
+use proto::admin::IdentifyReply;
+use proto::admin::admin_server::AdminServer;
 use proto::blocks::blocks_server::BlocksServer;
-use proto::cluster::IdentifyReply;
-use proto::cluster::admin_server::AdminServer;
 use proto::cluster::cluster_server::ClusterServer;
+use proto::join::join_server::JoinServer;
 use proto::raft::raft_server::RaftServer;
 use tokio::net::TcpListener;
+use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -36,12 +43,17 @@ pub use member::Member;
 
 use crate::backend::NodeBackend;
 use crate::config::Config;
-use crate::identity::{DataDir, Identity, random_id};
+use crate::credentials::TlsDir;
+use crate::identity::{DataDir, Identity, random, removed_text};
 use crate::rpc::admin::AdminService;
 use crate::rpc::blocks::{BlocksService, Budgeted};
+use crate::rpc::caller::Roster;
 use crate::rpc::cluster::ClusterService;
+use crate::rpc::join::JoinService;
 use crate::rpc::late::Late;
-use crate::{VERSION, metrics, raft, rpc};
+use crate::rpc::members_only::MembersOnly;
+use crate::rpc::tls::Tls;
+use crate::{VERSION, founding, metrics, raft, rpc};
 
 /// How long people's requests may take to end when the node stops. Shorter than a long upload or download: these go on at
 /// another node.
@@ -63,20 +75,29 @@ pub struct Daemon {
     rpc_addr: String,
     /// Random, new with each start of the process.
     incarnation: [u8; 16],
+    /// Bytes that this node offers for blocks.
+    capacity_bytes: u64,
     services: MemberServices,
+    /// Which nodes' word no longer counts.
+    roster: Roster,
+    /// How this node speaks to others, once it is a member.
+    tls: watch::Sender<Option<Arc<Tls>>>,
     /// Who this node is, from the moment that its directory says so.
     identity: OnceLock<Identity>,
     /// What it has as a member; opening the databases takes a moment.
     member: OnceLock<Arc<Member>>,
-    /// One adoption at a time.
+    /// A node becomes a member once, and in one way.
     becoming: tokio::sync::Mutex<()>,
     /// Cancelled when the node begins to stop.
     stopping: CancellationToken,
+    /// Cancelled when the cluster has removed this node.
+    removed: CancellationToken,
 }
 
-/// What other members may ask for; all of it answers `UNAVAILABLE` until this node is one.
+/// What others may ask for; all of it answers `UNAVAILABLE` until this node is a member.
 #[derive(Default)]
 struct MemberServices {
+    join: Late<JoinServer<JoinService>>,
     raft: Late<RaftServer<raft::Server>>,
     cluster: Late<ClusterServer<ClusterService>>,
     blocks: Late<Budgeted<BlocksServer<BlocksService>>>,
@@ -93,10 +114,12 @@ pub async fn serve(
     // 1. The directory is ours, and says who we are. Before any port is open, so that a second process on the same
     //    directory disturbs nothing.
     let data_dir = DataDir::open(&config.data_dir)?;
+    data_dir.refuse_removed()?;
     let identity = data_dir.identity()?;
     metrics::install()?;
 
-    // 2. Both ports, so that an address in use is an error and not a node that is half there.
+    // 2. The socket and both ports, so that an address in use is an error and not a node that is half there.
+    let admin_listener = rpc::local::bind(data_dir.path())?;
     let rpc_listener = rpc::bind(config.rpc.listen).await?;
     let http_listener =
         if config.roles.contains(&Role::Gateway) {
@@ -112,16 +135,29 @@ pub async fn serve(
     // 3. What other nodes and operators may ask. First, because two members that start at the same time need each other.
     let daemon = Daemon::new(config, data_dir, identity, &rpc_listener, http_listener.as_ref())?;
     let rpc_stop = CancellationToken::new();
-    let rpc_server =
-        tokio::spawn(rpc::serve(rpc_listener, daemon.routes(), rpc_stop.clone().cancelled_owned()));
+    let rpc_server = {
+        let (tls, stop) = (daemon.tls.subscribe(), rpc_stop.clone().cancelled_owned());
+        tokio::spawn(rpc::serve(rpc_listener, tls, daemon.routes(), stop))
+    };
+    let admin_server = {
+        let routes = Routes::new(AdminServer::new(AdminService::new(daemon.clone())));
+        tokio::spawn(rpc::local::serve(
+            admin_listener,
+            routes,
+            daemon.stopping.clone().cancelled_owned(),
+        ))
+    };
     tracing::info!(http = daemon.http_url, rpc = daemon.rpc_addr, version = VERSION, "started");
 
     // 4. A member again, or nothing yet.
     match daemon.identity.get() {
-        Some(_) => daemon.become_member().await?,
+        Some(identity) => {
+            let member = daemon.become_member(|| Ok(identity.clone())).await?;
+            tokio::spawn(finish_founding(daemon.clone(), member));
+        }
         None => {
             tracing::info!(
-                "this node belongs to no cluster yet: `reelraft cluster init` makes one"
+                "this node belongs to no cluster yet: `reelraft cluster init` founds one, `reelraft node join` joins one"
             );
         }
     }
@@ -135,18 +171,57 @@ pub async fn serve(
     let upkeep = tokio::spawn(keep_up(daemon.stopping.clone()));
 
     // 6. From here on until somebody wants it to end. What cannot go on (consensus without its disk) aborts the process.
-    shutdown.await;
+    tokio::select! {
+        () = shutdown => {}
+        () = daemon.removed.cancelled() => daemon.mark_removed(),
+    }
     tracing::info!("stopping");
 
     // 7. The end, in the order in which the parts need each other, and all of it within a deadline.
     let ended =
         tokio::time::timeout(STOP_MAX, daemon.stop(http_server, rpc_stop, rpc_server)).await;
     upkeep.abort();
+    admin_server.abort();
     if ended.is_err() {
         tracing::warn!("not everything ended within {STOP_MAX:?}; the rest is cut");
     }
     tracing::info!("stopped");
-    Ok(())
+    match daemon.identity() {
+        Some(identity) if daemon.removed.is_cancelled() => bail!("{}", removed_text(&identity)),
+        _ => Ok(()),
+    }
+}
+
+/// Ends what an earlier process began. Whoever asks for it again meanwhile does no harm.
+async fn finish_founding(daemon: Arc<Daemon>, member: Arc<Member>) {
+    let stopping = daemon.stopping.clone();
+    let finish = founding::finish(&daemon, &member);
+    if let Some(Err(error)) = stopping.run_until_cancelled(finish).await {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "this cluster is not born yet: `reelraft cluster init` tries again"
+        );
+    }
+}
+
+/// The right to make this node a member, for one at a time.
+pub struct Becoming<'a> {
+    daemon: &'a Arc<Daemon>,
+    _one: MutexGuard<'a, ()>,
+}
+
+impl Becoming<'_> {
+    /// Makes this node a member, with the identity that it has or else the one that `prepare` gives it, and starts what a
+    /// member does.
+    ///
+    /// # Errors
+    /// When it cannot be prepared, is stopping, or when its databases cannot be opened.
+    pub async fn member(
+        &self,
+        prepare: impl FnOnce() -> anyhow::Result<Identity>,
+    ) -> anyhow::Result<Arc<Member>> {
+        self.daemon.be_member(prepare).await
+    }
 }
 
 impl Daemon {
@@ -158,24 +233,49 @@ impl Daemon {
         http: Option<&TcpListener>,
     ) -> anyhow::Result<Arc<Self>> {
         let rpc_bound = rpc.local_addr().context("read the RPC address")?;
-        let rpc_addr = config.rpc.advertise.clone().unwrap_or_else(|| rpc_bound.to_string());
+        let rpc_addr = config.rpc.advertise.clone().unwrap_or_else(|| host_of(rpc_bound));
         let http_url = match (http, &config.http.url) {
             (None, _) => String::new(),
             (Some(_), Some(url)) => url.clone(),
             (Some(http), None) => url_of(http.local_addr().context("read the HTTP address")?),
+        };
+        let capacity_bytes = match config.capacity_bytes {
+            Some(bytes) => bytes,
+            None => member::disk(data_dir.path())?.total_bytes,
         };
         Ok(Arc::new(Self {
             config,
             data_dir,
             http_url,
             rpc_addr,
-            incarnation: random_id(),
+            incarnation: random(),
+            capacity_bytes,
             services: MemberServices::default(),
+            roster: Roster::default(),
+            tls: watch::Sender::new(None),
             identity: identity.map(OnceLock::from).unwrap_or_default(),
             member: OnceLock::new(),
             becoming: tokio::sync::Mutex::new(()),
             stopping: CancellationToken::new(),
+            removed: CancellationToken::new(),
         }))
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Who this node is, if it is anybody.
+    #[must_use]
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.get().cloned()
+    }
+
+    /// What this node proves itself with.
+    #[must_use]
+    pub fn tls_dir(&self) -> TlsDir {
+        self.data_dir.tls()
     }
 
     /// What there is for members, once this node is one.
@@ -205,63 +305,110 @@ impl Daemon {
     /// Who this node is, for those who ask.
     #[must_use]
     pub fn identify(&self) -> IdentifyReply {
-        let about = IdentifyReply {
+        let identity = self.identity.get();
+        IdentifyReply {
             name: self.config.name.clone(),
             version: VERSION.to_owned(),
             rpc_addr: self.rpc_addr.clone(),
             http_url: self.http_url.clone(),
-            ..IdentifyReply::default()
-        };
-        match self.identity.get() {
-            Some(identity) => IdentifyReply {
-                cluster_id: identity.cluster_id.to_vec().into(),
-                node_id: identity.node_id.0,
-                members: identity.members.clone(),
-                ..about
-            },
-            None => about,
+            cluster_id: identity
+                .map(|identity| identity.cluster_id.to_vec())
+                .unwrap_or_default()
+                .into(),
+            node_id: identity.map_or(0, |identity| identity.node_id.0),
         }
     }
 
-    /// Makes this node a member for ever. The same again is no error.
+    /// What this node says of itself, as `id`.
+    #[must_use]
+    pub fn describe(&self, id: NodeId) -> NodeRow {
+        NodeRow {
+            id,
+            name: self.config.name.clone(),
+            zone: self.config.zone.clone(),
+            roles: self.config.roles.clone(),
+            http_url: self.http_url.clone(),
+            rpc_addr: self.rpc_addr.clone(),
+            version: VERSION.to_owned(),
+            capacity_bytes: self.capacity_bytes,
+            feature_level: features::NEWEST,
+        }
+    }
+
+    /// Waits until nobody else makes this node a member.
+    pub async fn becoming(self: &Arc<Self>) -> Becoming<'_> {
+        Becoming { daemon: self, _one: self.becoming.lock().await }
+    }
+
+    /// As [`Becoming::member`], waiting for the right to it.
     ///
     /// # Errors
-    /// When it is somebody else already, when it is stopping, or when its databases cannot be created.
-    pub async fn adopt(self: &Arc<Self>, identity: Identity) -> anyhow::Result<()> {
-        {
-            let _becoming = self.becoming.lock().await;
-            ensure!(!self.is_stopping(), "this node is stopping");
-            self.data_dir.adopt(&identity)?;
-            // A repeated adoption changes nothing, here as on disk.
-            self.identity.get_or_init(|| identity);
-        }
-        self.become_member().await
+    /// As there.
+    pub async fn become_member(
+        self: &Arc<Self>,
+        prepare: impl FnOnce() -> anyhow::Result<Identity>,
+    ) -> anyhow::Result<Arc<Member>> {
+        self.becoming().await.member(prepare).await
     }
 
     /// Opens what a member has and starts what it does, once.
-    async fn become_member(self: &Arc<Self>) -> anyhow::Result<()> {
-        let _becoming = self.becoming.lock().await;
-        let identity = self.identity.get().context("know who this node is")?;
-        if self.member.get().is_some() {
-            return Ok(());
-        }
+    async fn be_member(
+        self: &Arc<Self>,
+        prepare: impl FnOnce() -> anyhow::Result<Identity>,
+    ) -> anyhow::Result<Arc<Member>> {
         ensure!(!self.is_stopping(), "this node is stopping");
+        let identity = match self.identity.get() {
+            Some(identity) => identity,
+            None => {
+                let identity = prepare()?;
+                self.data_dir.adopt(&identity)?;
+                self.identity.get_or_init(|| identity)
+            }
+        };
+        if let Some(member) = self.member.get() {
+            return Ok(member.clone());
+        }
         tracing::info!(
             node = %identity.node_id,
             cluster = hex::encode(identity.cluster_id),
             "this node is a member"
         );
-        let opened = Arc::new(Member::open(self, identity.clone()).await?);
+        let credentials = self.tls_dir().load()?;
+        ensure!(
+            (credentials.cluster_id(), credentials.node_id())
+                == (identity.cluster_id, identity.node_id),
+            "{} has the certificate of node {} of cluster {}, and not this node's: restore the directory from a backup, or move the \
+             data directory away and let the node join as a new one",
+            self.tls_dir().path().display(),
+            credentials.node_id(),
+            hex::encode(credentials.cluster_id())
+        );
+        let tls = Tls::new(&credentials)?;
+        let opened = Arc::new(Member::open(self, identity.clone(), tls.clone()).await?);
         let member = self.member.get_or_init(|| opened);
         member.provide(self);
-        member.start_loops(self, Arc::new(NodeBackend::new(self.clone())))
+        self.tls.send_replace(Some(tls));
+        member.start_loops(self, Arc::new(NodeBackend::new(self.clone())))?;
+        Ok(member.clone())
     }
 
-    fn routes(self: &Arc<Self>) -> Routes {
-        Routes::new(AdminServer::new(AdminService::new(self.clone())))
-            .add_service(self.services.raft.clone())
-            .add_service(self.services.cluster.clone())
-            .add_service(self.services.blocks.clone())
+    /// Writes down that this node's time is over.
+    fn mark_removed(&self) {
+        let Some(identity) = self.identity.get() else {
+            return;
+        };
+        tracing::error!("{}", removed_text(identity));
+        if let Err(error) = self.data_dir.mark_removed(identity) {
+            tracing::error!(error = format!("{error:#}"), "write down that this node was removed");
+        }
+    }
+
+    fn routes(&self) -> Routes {
+        let roster = self.roster.clone();
+        Routes::new(self.services.join.clone())
+            .add_service(MembersOnly::new(self.services.raft.clone(), roster.clone()))
+            .add_service(MembersOnly::new(self.services.cluster.clone(), roster.clone()))
+            .add_service(MembersOnly::new(self.services.blocks.clone(), roster))
     }
 
     fn gateway_settings(&self) -> gateway::Settings {
@@ -280,10 +427,10 @@ impl Daemon {
         rpc_stop: CancellationToken,
         rpc: JoinHandle<Result<(), tonic::transport::Error>>,
     ) {
-        // Adoption would start what is stopped here.
-        let _becoming = self.becoming.lock().await;
         // Others see it in the next ping, load balancers in `readyz`, and HTTP stops accepting.
         self.stopping.cancel();
+        // Becoming a member would start what is stopped here.
+        let _becoming = self.becoming.lock().await;
         let http = async {
             if let Some(http) = http {
                 note("HTTP", http.await);
@@ -303,6 +450,7 @@ impl Daemon {
                 note("RPC", rpc.await);
             }
         }
+        rpc::local::unbind(self.data_dir.path());
         self.data_dir.close();
     }
 }
@@ -313,6 +461,15 @@ fn url_of(bound: SocketAddr) -> String {
         format!("http://{}:{}", crate::config::machine_name(), bound.port())
     } else {
         format!("http://{bound}")
+    }
+}
+
+/// The same for nodes, without the scheme.
+fn host_of(bound: SocketAddr) -> String {
+    if bound.ip().is_unspecified() {
+        format!("{}:{}", crate::config::machine_name(), bound.port())
+    } else {
+        bound.to_string()
     }
 }
 

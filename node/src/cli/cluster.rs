@@ -7,24 +7,19 @@ use clap::Subcommand;
 use gateway::api;
 
 use super::client::{Api, Target};
+use super::local::Local;
 use super::output;
-use crate::rpc::admin;
 
 pub(super) use self::page::node_table;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make one cluster of nodes that are running and belong to none
+    /// Found a cluster of the node on this machine
     ///
-    /// Asks the node at --to to do it; it has to be one of --nodes. Done once in the life of a cluster. When it breaks off,
-    /// the same command continues.
+    /// Done once in the life of a cluster, on one node; all others join it (`reelraft token create`, `reelraft node join`).
     Init {
-        /// RPC address of the node that is asked
-        #[arg(long, value_name = "HOST:PORT")]
-        to: String,
-        /// RPC addresses of all nodes, in the order of their ids
-        #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true)]
-        nodes: Vec<String>,
+        #[command(flatten)]
+        local: Local,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -52,23 +47,17 @@ pub(super) enum Command {
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Init { to, nodes, json } => {
-            let reply = admin::init(&to, &nodes).await?;
-            let cluster_id = hex::encode(&reply.cluster_id);
+        Command::Init { local, json } => {
+            let founded = local.node().await?.init().await?;
+            let cluster_id = hex::encode(&founded.cluster_id);
             if json {
                 return output::json(&serde_json::json!({
                     "cluster_id": cluster_id,
-                    "node_ids": reply.node_ids,
+                    "node_id": founded.node_id,
                 }));
             }
-            let count = match reply.node_ids.len() {
-                1 => "1 node".to_owned(),
-                count => format!("{count} nodes"),
-            };
-            output::line(&format!("cluster {cluster_id} has {count}"));
-            for (id, address) in reply.node_ids.iter().zip(&nodes) {
-                output::line(&format!("  node {id}  {address}"));
-            }
+            output::line(&format!("cluster {cluster_id} has 1 node"));
+            output::note("other nodes join it with a token: reelraft token create");
             Ok(())
         }
         Command::Status { target, json } => {

@@ -1,8 +1,8 @@
 //! `reelraft dev`: a cluster of real node processes on this machine.
 //!
 //! Each node is a child process running `reelraft serve` with a configuration file of its own, nothing is simulated: what
-//! works here works on three machines. The supervisor spawns, initializes the cluster the first time, waits until it is in
-//! service, and stops everything in order.
+//! works here works on three machines. The supervisor spawns, founds the cluster the first time, lets new nodes join it,
+//! waits until all are in service, and stops everything in order.
 //!
 //! A node that dies stays dead, so that one can see what the others do. Start it again by hand with
 //! `reelraft serve --config DATA/node-N/node.toml`; the supervisor stops only what it started itself. Nodes die with their
@@ -15,14 +15,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use tokio::time::{Instant, sleep, timeout_at};
+use futures::future::try_join_all;
+use gateway::api;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::child::{Child, Stopped};
 use self::layout::Layout;
 use super::output;
 use super::shutdown::Shutdown;
-use crate::bootstrap;
-use crate::rpc::admin;
+use crate::rpc::admin::AdminApi;
 
 /// A local cluster of real processes.
 #[derive(Debug, clap::Args)]
@@ -41,13 +42,13 @@ pub(super) struct Args {
     rpc_port: u16,
 }
 
-/// As many as a cluster can begin with.
-const NODES_MAX: u16 = bootstrap::FOUNDERS_MAX as u16;
+/// More tell nothing new, and share one machine.
+const NODES_MAX: u16 = 9;
 
-/// From spawning to answering RPC: opening databases that were killed replays their logs.
+/// From spawning to answering: opening databases that were killed replays their logs.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// From answering RPC to being in service: an election, the first layout, catching up.
+/// From answering to being in service: an election, admission, catching up, a layout that names all nodes.
 const READY_MAX: Duration = Duration::from_secs(90);
 
 /// Between two looks at a node that is not ready yet. Local and cheap.
@@ -55,6 +56,9 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// A node answers such a question at once or is not there yet.
 const ASK_MAX: Duration = Duration::from_secs(2);
+
+/// How long the token is good for with which new nodes join.
+const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 /// From SIGTERM to SIGKILL; longer than a node's own deadline for stopping.
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -128,41 +132,112 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
-/// Waits until all nodes answer, makes them a cluster if they are none, waits until all are in service.
+/// Waits until all nodes answer, founds the cluster if there is none, lets new nodes join, waits until all are in service.
 async fn bring_up(layout: &Layout, children: &mut [Child]) -> anyhow::Result<()> {
     let deadline = Instant::now() + ANSWER_MAX;
-    let mut belonging = 0;
+    let mut members = Vec::new();
+    let mut new = Vec::new();
     for node in &layout.nodes {
-        let identity = poll(
-            children,
-            deadline,
-            &format!("node-{} to answer on {}", node.number, node.rpc),
-            || admin::identify(&node.rpc, ASK_MAX),
-        )
-        .await?;
-        belonging += usize::from(identity.node_id != 0);
-    }
-
-    if belonging < layout.nodes.len() {
-        let members: Vec<String> = layout.nodes.iter().map(|node| node.rpc.clone()).collect();
-        admin::init(&members[0], &members).await.context("make one cluster of the nodes")?;
+        let what = format!("node-{} to answer", node.number);
+        let belongs = poll(children, deadline, &what, || belongs(node)).await?;
+        if belongs { &mut members } else { &mut new }.push(node);
     }
 
     let deadline = Instant::now() + READY_MAX;
+    if members.is_empty() {
+        let founder = new.remove(0);
+        AdminApi::connect(&founder.dir).await?.init().await.context("found a cluster")?;
+        members.push(founder);
+    }
+    if !new.is_empty() {
+        let what = "a token for the new nodes";
+        let member = members[0];
+        let uses = u32::try_from(new.len()).unwrap_or(u32::MAX);
+        let token = poll(children, deadline, what, || async {
+            AdminApi::connect(&member.dir).await?.create_token(&[], TOKEN_LIFE, uses).await
+        })
+        .await?
+        .token;
+        join(&new, &token, &member.rpc, children, deadline).await?;
+    }
+
     let http =
         reqwest::Client::builder().timeout(ASK_MAX).build().context("set up the HTTP client")?;
     for node in &layout.nodes {
-        let url = format!("{}/readyz", node.http_url());
-        poll(children, deadline, &format!("node-{} to be in service", node.number), || async {
-            let answer = http.get(&url).send().await.context("ask whether it is in service")?;
-            let status = answer.status();
-            let text = answer.text().await.context("read the answer")?;
-            ensure!(status.is_success(), "{url} answers {status}: {text}");
-            Ok(())
-        })
-        .await?;
+        let what = format!("node-{} to be in service", node.number);
+        poll(children, deadline, &what, || in_service(&http, node)).await?;
     }
+    let what = "all nodes to have their part in the cluster";
+    poll(children, deadline, what, || complete(&http, layout)).await
+}
+
+/// Whether a node that runs is a member.
+async fn belongs(node: &layout::Node) -> anyhow::Result<bool> {
+    let about = timeout(ASK_MAX, async { AdminApi::connect(&node.dir).await?.identify().await });
+    Ok(about.await.context("no answer in time")??.node_id != 0)
+}
+
+/// Lets the nodes join. All open their databases at once; they ask one after the other, so that their ids are in the order
+/// of their numbers.
+async fn join(
+    nodes: &[&layout::Node],
+    token: &str,
+    to: &str,
+    children: &mut [Child],
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let mut joining = Vec::new();
+    for node in nodes {
+        let mut asked = Box::pin(async {
+            let joined = AdminApi::connect(&node.dir).await?.join(token, to).await;
+            joined.with_context(|| format!("let node-{} join", node.number))
+        });
+        let what = format!("node-{} to be admitted", node.number);
+        let admitted = poll(children, deadline, &what, || async {
+            ensure!(belongs(node).await?, "it has no id yet");
+            Ok(())
+        });
+        tokio::select! {
+            joined = &mut asked => drop(joined?),
+            admitted = admitted => {
+                admitted?;
+                joining.push(asked);
+            }
+        }
+    }
+    try_join_all(joining).await?;
     Ok(())
+}
+
+async fn in_service(http: &reqwest::Client, node: &layout::Node) -> anyhow::Result<()> {
+    let url = format!("{}/readyz", node.http_url());
+    let answer = http.get(&url).send().await.context("ask whether it is in service")?;
+    let status = answer.status();
+    let text = answer.text().await.context("read the answer")?;
+    ensure!(status.is_success(), "{url} answers {status}: {text}");
+    Ok(())
+}
+
+/// Whether each node holds what it should hold, and as many vote as should.
+async fn complete(http: &reqwest::Client, layout: &Layout) -> anyhow::Result<()> {
+    let url = format!("{}/api/v1/cluster", layout.nodes[0].http_url());
+    let answer = http.get(&url).send().await.context("ask how the cluster is")?;
+    let cluster: api::Cluster = answer.json().await.context("read the answer")?;
+    let up = cluster.nodes.iter().filter(|node| node.status == api::NodeStatus::Up).count();
+    let nodes = layout.nodes.len();
+    ensure!(up == nodes, "{up} of {nodes} nodes have their part in it");
+    let seats = seats(nodes);
+    ensure!(cluster.voters.len() == seats, "{} of {seats} voters", cluster.voters.len());
+    Ok(())
+}
+
+/// How many nodes of a cluster vote, once it has settled.
+fn seats(nodes: usize) -> usize {
+    match nodes {
+        0..=2 => 1,
+        3..=6 => 3,
+        _ => 5,
+    }
 }
 
 /// Asks again and again until the answer is good, a child dies or time is up.

@@ -8,6 +8,8 @@ use bytesize::ByteSize;
 use cluster::tables::nodes::Role;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::authority::CERTIFICATE_LIFE;
+
 /// The top of the file. What each setting means stands in `docs/config.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +43,8 @@ pub struct HttpSettings {
 pub struct RpcSettings {
     pub listen: SocketAddr,
     pub advertise: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub certificate_life: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +139,11 @@ impl Default for HttpSettings {
 
 impl Default for RpcSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9080)), advertise: None }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9080)),
+            advertise: None,
+            certificate_life: CERTIFICATE_LIFE,
+        }
     }
 }
 

@@ -108,7 +108,7 @@ fn what_cannot_work_is_refused_with_its_name() {
         ("roles = []", "roles"),
         ("roles = [\"king\"]", "king"),
         ("name = \" \"", "name"),
-        ("[rpc]\nlisten = \"0.0.0.0:9080\"", "loopback only"),
+        ("[rpc]\ncertificate_life = \"9s\"", "rpc.certificate_life"),
         ("[rpc]\nadvertise = \"somewhere\"", "host:port"),
         ("[http]\nurl = \"example.org\"", "http.url"),
         ("[http]\nupload_max = \"0\"", "http.upload_max"),

@@ -22,6 +22,7 @@ use super::*;
 use crate::rpc;
 use crate::rpc::envelope::LocalNode;
 use crate::rpc::peers::Peers;
+use crate::rpc::testing;
 use crate::store::{RocksBlockStore, RocksOptions, StoreError};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,9 +101,9 @@ impl Node {
         let listener = rpc::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         self.stop = CancellationToken::new();
-        let stopped = self.stop.clone().cancelled_owned();
+        let (local, stopped) = (self.local, self.stop.clone().cancelled_owned());
         self.serving = Some(tokio::spawn(async move {
-            rpc::serve(listener, routes, stopped).await.unwrap();
+            testing::serve(local, listener, routes, stopped).await;
         }));
     }
 
@@ -153,7 +154,7 @@ impl Cluster {
 
 async fn node(id: NodeId, catalog: &Arc<Catalog>, dir: tempfile::TempDir) -> Node {
     let local = LocalNode { cluster_id: [3; 16], node_id: id };
-    let peers = Peers::new(local);
+    let peers = testing::peers(local);
     let store = RocksBlockStore::open(dir.path(), &RocksOptions::default()).unwrap();
     let up = Arc::new(Mutex::new(Vec::new()));
     let mut node = Node {
@@ -529,7 +530,9 @@ async fn neither_a_lying_nor_a_silent_holder_hurts_a_reader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_for_others_are_refused() {
     let cluster = Cluster::start(2).await;
-    let stranger = Peers::new(LocalNode { cluster_id: [9; 16], node_id: NodeId(1) });
+    let own_certificate = testing::tls(cluster.nodes[0].local);
+    let elsewhere = LocalNode { cluster_id: [9; 16], node_id: NodeId(1) };
+    let stranger = Peers::new(elsewhere, own_certificate);
     stranger.learn_registered(NodeId(2), &cluster.nodes[1].address.to_string());
     let client = BlocksClient::new(stranger);
     let bytes = bytes(1, 10);

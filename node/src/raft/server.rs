@@ -22,6 +22,7 @@ use super::Raft;
 use super::snapshot::SnapshotStore;
 use super::types::TypeConfig;
 use crate::rpc::MESSAGE_BYTES_MAX;
+use crate::rpc::caller::Caller;
 use crate::rpc::envelope::LocalNode;
 
 /// The service behind `reelraft.raft.v1.Raft`.
@@ -48,9 +49,10 @@ impl Server {
 /// The sender and the content of a message to this node.
 fn open<T: DeserializeOwned>(
     local: LocalNode,
+    caller: Caller,
     message: &RaftMessage,
 ) -> Result<(NodeId, T), Status> {
-    let from = local.verify(message.envelope.as_ref())?;
+    let from = local.verify_caller(caller, message.envelope.as_ref())?;
     let content = codec::decode(&message.payload).map_err(|error| {
         Status::invalid_argument(format!("the message cannot be decoded: {error}"))
     })?;
@@ -86,12 +88,12 @@ impl RaftService for Server {
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
-        let local = self.local;
+        let (local, caller) = (self.local, Caller::of(request.extensions()));
         let stream = Arc::new(Incoming::default());
         let requests = futures::stream::unfold((request.into_inner(), Arc::clone(&stream)), {
             move |(mut messages, stream)| async move {
                 let next = match messages.message().await {
-                    Ok(Some(message)) => open(local, &message),
+                    Ok(Some(message)) => open(local, caller, &message),
                     Ok(None) => return None,
                     Err(status) => Err(status),
                 };
@@ -120,14 +122,21 @@ impl RaftService for Server {
     }
 
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let (from, request) =
-            open::<AppendEntriesRequest<TypeConfig>>(self.local, request.get_ref())?;
+        let (from, request) = open::<AppendEntriesRequest<TypeConfig>>(
+            self.local,
+            Caller::of(request.extensions()),
+            request.get_ref(),
+        )?;
         let response = self.raft.append_entries(request).await.map_err(|error| failed(&error))?;
         Ok(Response::new(answer(self.local, from, &response)))
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let (from, request) = open::<VoteRequest<TypeConfig>>(self.local, request.get_ref())?;
+        let (from, request) = open::<VoteRequest<TypeConfig>>(
+            self.local,
+            Caller::of(request.extensions()),
+            request.get_ref(),
+        )?;
         let response = self.raft.vote(request).await.map_err(|error| failed(&error))?;
         Ok(Response::new(answer(self.local, from, &response)))
     }
@@ -136,7 +145,11 @@ impl RaftService for Server {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let (from, request) = open::<VoteRequest<TypeConfig>>(self.local, request.get_ref())?;
+        let (from, request) = open::<VoteRequest<TypeConfig>>(
+            self.local,
+            Caller::of(request.extensions()),
+            request.get_ref(),
+        )?;
         let response = self.raft.pre_vote(request).await.map_err(|error| failed(&error))?;
         Ok(Response::new(answer(self.local, from, &response)))
     }
@@ -145,8 +158,11 @@ impl RaftService for Server {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        let (from, request) =
-            open::<TransferLeaderRequest<TypeConfig>>(self.local, request.get_ref())?;
+        let (from, request) = open::<TransferLeaderRequest<TypeConfig>>(
+            self.local,
+            Caller::of(request.extensions()),
+            request.get_ref(),
+        )?;
         let response =
             self.raft.handle_transfer_leader(request).await.map_err(|fatal| stopped(&fatal))?;
         Ok(Response::new(answer(self.local, from, &response)))
@@ -159,11 +175,12 @@ impl RaftService for Server {
         let Ok(one) = Arc::clone(&self.receiving).try_acquire_owned() else {
             return Err(Status::resource_exhausted("another snapshot is being received"));
         };
+        let caller = Caller::of(request.extensions());
         let incoming = IncomingSnapshot {
             raft: self.raft.clone(),
             local: self.local,
             snapshots: Arc::clone(&self.snapshots),
         };
-        Ok(Response::new(Box::pin(incoming.answers(request.into_inner(), one).await?)))
+        Ok(Response::new(Box::pin(incoming.answers(caller, request.into_inner(), one).await?)))
     }
 }

@@ -16,6 +16,7 @@ use self::harness::{CLUSTER, Cluster, Node, create, eventually};
 use super::read::{READ_TIMEOUT, READ_TRY_TIMEOUT};
 use super::*;
 use crate::rpc::envelope::LocalNode;
+use crate::rpc::testing;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_takes_commands_and_all_apply_them() {
@@ -231,7 +232,8 @@ async fn a_node_whose_entries_are_gone_catches_up_by_a_snapshot() {
 /// Starts the node, which must fail, and says how.
 async fn refusal_of(node: &Node) -> String {
     let local = LocalNode { cluster_id: CLUSTER, node_id: node.id };
-    let started = Consensus::start(node.settings, node.directory.path(), Peers::new(local)).await;
+    let started =
+        Consensus::start(node.settings, node.directory.path(), testing::peers(local)).await;
     let Err(error) = started else { panic!("node {} started", node.id) };
     format!("{:#}", anyhow::Error::from(error))
 }

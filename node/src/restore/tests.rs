@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::backup::{self, BackupError};
 use crate::raft::{Consensus, RaftSettings, salvage};
-use crate::rpc::peers::Peers;
+use crate::rpc::testing;
 
 const OLD: LocalNode = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
 
@@ -47,7 +47,7 @@ fn create(number: u8) -> Action {
 }
 
 async fn start(home: &Path, local: LocalNode) -> Consensus {
-    Consensus::start(RaftSettings::default(), home, Peers::new(local)).await.unwrap()
+    Consensus::start(RaftSettings::default(), home, testing::peers(local)).await.unwrap()
 }
 
 async fn propose(consensus: &Consensus, action: Action) -> u64 {

@@ -5,14 +5,19 @@
 
 use std::sync::Arc;
 
+use ::cluster::ids::NodeId;
 use proto::cluster::cluster_server::{Cluster, ClusterServer};
 use proto::cluster::{
     PingReply, PingRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest,
+    RenewReply, RenewRequest,
 };
+use proto::raft::Envelope;
 use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
+use super::caller::Caller;
 use super::envelope::LocalNode;
+use crate::authority::SigningRequest;
 use crate::observe::now_ms;
 use crate::run::Member;
 
@@ -34,6 +39,14 @@ impl ClusterService {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
+
+    fn sender<T>(
+        &self,
+        request: &Request<T>,
+        envelope: Option<&Envelope>,
+    ) -> Result<NodeId, Status> {
+        self.local.verify_caller(Caller::of(request.extensions()), envelope)
+    }
 }
 
 #[tonic::async_trait]
@@ -42,6 +55,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeReply>, Status> {
+        self.sender(&request, request.get_ref().envelope.as_ref())?;
         self.member.consensus().serve_propose(request.into_inner()).await.map(Response::new)
     }
 
@@ -49,11 +63,30 @@ impl Cluster for ClusterService {
         &self,
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
+        self.sender(&request, request.get_ref().envelope.as_ref())?;
         self.member.consensus().serve_read_index(request.into_inner()).await.map(Response::new)
     }
 
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let sender = self.sender(&request, request.get_ref().envelope.as_ref())?;
+        let request = SigningRequest::parse(&request.get_ref().signing_request)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let known = self.member.is_member(sender, request.public_key_hash());
+        if !known.map_err(|error| Status::unavailable(error.to_string()))? {
+            return Err(Status::failed_precondition(format!(
+                "node {sender} is no member with this key, as far as node {} knows",
+                self.local.node_id
+            )));
+        }
+        let certificate = self
+            .member
+            .certify(&request, sender)
+            .map_err(|error| Status::unavailable(format!("{error:#}")))?;
+        Ok(Response::new(RenewReply { certificate: certificate.to_vec().into() }))
+    }
+
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
-        self.local.verify(request.get_ref().envelope.as_ref())?;
+        self.sender(&request, request.get_ref().envelope.as_ref())?;
         let stats = self.member.stats();
         Ok(Response::new(PingReply {
             incarnation: self.incarnation.to_vec().into(),

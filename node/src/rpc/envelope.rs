@@ -2,11 +2,13 @@
 //!
 //! Addresses get reused: by a container, by a test, by an operator's mistake. A message that reaches the wrong node could
 //! make it vote twice or count a copy that is not there, so each one names its cluster, sender and receiver, and a receiver
-//! that is somebody else refuses it.
+//! that is somebody else refuses it. The certificate at the other end has to be the sender's.
 
 use cluster::ids::NodeId;
 use proto::raft::Envelope;
 use tonic::Status;
+
+use super::caller::Caller;
 
 /// This node, as other nodes know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,24 @@ impl LocalNode {
         Ok(NodeId(envelope.from))
     }
 
+    /// The sender of a message that was meant for this node, who has to be the one that the connection is from.
+    ///
+    /// # Errors
+    /// Like [`verify`](Self::verify); `PERMISSION_DENIED` when the caller speaks in another node's name.
+    pub fn verify_caller(
+        &self,
+        caller: Caller,
+        envelope: Option<&Envelope>,
+    ) -> Result<NodeId, Status> {
+        let sender = self.verify(envelope)?;
+        if caller != Caller::Node(sender) {
+            return Err(Status::permission_denied(format!(
+                "the message is in the name of node {sender}, but the certificate is not that node's"
+            )));
+        }
+        Ok(sender)
+    }
+
     /// Whether an answer is from `from`, to this node.
     ///
     /// # Errors
@@ -75,6 +95,16 @@ mod tests {
         let envelope = ONE.envelope_to(NodeId(2));
         assert_eq!(TWO.verify(Some(&envelope)).unwrap(), NodeId(1));
         TWO.verify_from(Some(&envelope), NodeId(1)).unwrap();
+    }
+
+    #[test]
+    fn nobody_speaks_in_another_nodes_name() {
+        let envelope = ONE.envelope_to(NodeId(2));
+        assert_eq!(TWO.verify_caller(Caller::Node(NodeId(1)), Some(&envelope)).unwrap(), NodeId(1));
+        for caller in [Caller::Node(NodeId(3)), Caller::Stranger] {
+            let refusal = TWO.verify_caller(caller, Some(&envelope)).unwrap_err();
+            assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Services that a node cannot offer yet.
 //!
-//! The port for other nodes is open from the start, because `cluster init` and the nodes' own questions come through it;
-//! what stands behind most services exists only when the node belongs to a cluster. Until then they answer `UNAVAILABLE`,
+//! The port for other nodes is open from the start, so that an address in use is found out at once; what stands behind it
+//! exists only when the node belongs to a cluster, and its databases are open. Until then services answer `UNAVAILABLE`,
 //! which every caller takes for "try again".
 
 use std::convert::Infallible;

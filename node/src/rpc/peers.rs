@@ -14,6 +14,7 @@ use cluster::ids::NodeId;
 use tonic::transport::Channel;
 
 use super::envelope::LocalNode;
+use super::tls::Tls;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,14 +58,15 @@ struct Peer {
 #[derive(Clone, Debug)]
 pub struct Peers {
     local: LocalNode,
+    tls: Arc<Tls>,
     book: Arc<RwLock<BTreeMap<NodeId, Peer>>>,
 }
 
 impl Peers {
-    /// An empty address book of the node `local`.
+    /// An empty address book of the node `local`, which speaks through `tls`.
     #[must_use]
-    pub fn new(local: LocalNode) -> Self {
-        Self { local, book: Arc::default() }
+    pub fn new(local: LocalNode, tls: Arc<Tls>) -> Self {
+        Self { local, tls, book: Arc::default() }
     }
 
     /// This node.
@@ -114,10 +116,8 @@ impl Peers {
         if let Some(channel) = peer.channels.get(&purpose) {
             return Ok(channel.clone());
         }
-        let channel = super::channel(&peer.address).map_err(|error| PeerError::Address {
-            node,
-            address: peer.address.clone(),
-            reason: error.to_string(),
+        let channel = super::channel(&peer.address, node, &self.tls).map_err(|error| {
+            PeerError::Address { node, address: peer.address.clone(), reason: error.to_string() }
         })?;
         peer.channels.insert(purpose, channel.clone());
         Ok(channel)
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn peers() -> Peers {
-        Peers::new(LocalNode { cluster_id: [1; 16], node_id: NodeId(1) })
+        crate::rpc::testing::peers(LocalNode { cluster_id: [1; 16], node_id: NodeId(1) })
     }
 
     #[tokio::test]

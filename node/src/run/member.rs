@@ -3,33 +3,37 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use cluster::catalog;
-use cluster::command::{Action, Reply};
-use cluster::ids::NodeId;
+use cluster::ids::{NodeId, PublicKeyHash};
 use cluster::placement::Layout;
-use cluster::tables::nodes::{NodeRow, Role};
+use cluster::tables::nodes::Role;
+use cluster::view::ViewError;
 use gateway::backend::{Backend, NodeStatus};
+use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::duties::Duties;
-use super::{Daemon, assignment, registration, uploads};
+use super::{Daemon, assignment, newcomers, registration, renewal, roster, uploads};
+use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
 use crate::doctor::Disk;
 use crate::identity::Identity;
 use crate::observe::{Observer, Stats};
-use crate::raft::{self, Consensus, ProposeError, RaftRole, RaftSettings, TransferError};
+use crate::raft::{self, Consensus, RaftRole, RaftSettings, TransferError};
 use crate::rpc::blocks::{self, BlocksClient};
 use crate::rpc::cluster::ClusterService;
 use crate::rpc::envelope::LocalNode;
+use crate::rpc::join::JoinService;
 use crate::rpc::peers::Peers;
+use crate::rpc::tls::Tls;
 use crate::store::{BlockStore, RocksBlockStore, RocksOptions, StoreCondition, UnavailableStore};
-use crate::{VERSION, media};
+use crate::{media, milliseconds};
 
 /// How long the loops get to end. They wait for nothing longer than a proposal, and that gives up by itself.
 const LOOPS_MAX: Duration = Duration::from_secs(5);
@@ -48,6 +52,10 @@ const COPY_SLOTS_PER_SLOT: usize = 2;
 /// A member of a cluster: consensus, blocks, observations and loops.
 pub struct Member {
     identity: Identity,
+    tls: Arc<Tls>,
+    peers: Peers,
+    /// How long the certificates that this node signs are good for.
+    certificate_life: Duration,
     consensus: Consensus,
     store: Arc<dyn BlockStore>,
     content: Content,
@@ -77,28 +85,28 @@ impl Member {
     ///
     /// # Errors
     /// When a database is damaged or in use, or the settings contradict each other.
-    pub(super) async fn open(daemon: &Daemon, identity: Identity) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        daemon: &Daemon,
+        identity: Identity,
+        tls: Arc<Tls>,
+    ) -> anyhow::Result<Self> {
         let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
-        let peers = Peers::new(local);
-        // Everybody is known by where the cluster began, until consensus and the catalog know better.
-        for (id, address) in (1..).zip(&identity.members) {
-            peers.learn_member(NodeId(id), address);
+        let peers = Peers::new(local, Arc::clone(&tls));
+        // Everybody is known by where they were at first, until consensus and the catalog know better.
+        for peer in &identity.peers {
+            peers.learn_member(peer.node_id, &peer.rpc_addr);
         }
         let observer = Arc::new(Observer::new(peers.clone(), daemon.config.failure));
         let consensus =
             Consensus::start(settings_of(&daemon.config), daemon.data_dir.path(), peers.clone())
                 .await
                 .context("start consensus")?;
-        let capacity_bytes = match daemon.config.capacity_bytes {
-            Some(bytes) => bytes,
-            None => disk(daemon.data_dir.path())?.total_bytes,
-        };
         let store = open_store(&daemon.data_dir.content()).await;
         let seen = observer.clone();
         let content = Content::new(ContentParts {
             node: local.node_id,
             store: store.clone(),
-            client: BlocksClient::new(peers),
+            client: BlocksClient::new(peers.clone()),
             catalog: consensus.catalog(),
             applied: consensus.applied(),
             is_up: Arc::new(move |node| seen.is_up(node)),
@@ -109,12 +117,15 @@ impl Member {
         });
         Ok(Self {
             identity,
+            tls,
+            peers,
+            certificate_life: daemon.config.rpc.certificate_life,
             consensus,
             store,
             content,
             observer,
             duties: Arc::default(),
-            capacity_bytes,
+            capacity_bytes: daemon.capacity_bytes,
             data_path: daemon.data_dir.path().to_owned(),
             current: AtomicBool::new(false),
             working: CancellationToken::new(),
@@ -166,7 +177,7 @@ impl Member {
             trouble: trouble(content.condition, content.waiting_for),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
             disk: disk(&self.data_path).ok(),
-            certificate_ends_ms: None,
+            certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
         }
     }
 
@@ -189,6 +200,12 @@ impl Member {
         })
     }
 
+    /// Whether a node has been heard of since this process started: a new one may have been admitted and never come.
+    fn is_here(&self, node: NodeId) -> bool {
+        node == self.id()
+            || (self.observer.is_up(node) && self.observer.observe(node).said.is_some())
+    }
+
     /// What people call a node, as far as the catalog knows it.
     fn name_of(&self, node: NodeId) -> String {
         match catalog::node(self.consensus.catalog().as_ref(), node) {
@@ -197,42 +214,65 @@ impl Member {
         }
     }
 
-    /// Makes the members begin, with this node first. No harm when they have.
+    /// Makes consensus begin, with this node as its only voter. No harm when it has.
     ///
     /// # Errors
     /// When consensus refuses.
-    pub async fn found(&self, members: &[String]) -> anyhow::Result<()> {
-        let members: Vec<(NodeId, String)> =
-            (1..).map(NodeId).zip(members.iter().cloned()).collect();
-        match self.consensus.init(&members).await {
+    pub async fn found(&self, rpc_addr: &str) -> anyhow::Result<()> {
+        match self.consensus.init(&[(self.id(), rpc_addr.to_owned())]).await {
             Ok(()) | Err(raft::InitError::AlreadyInitialized) => Ok(()),
             Err(error @ raft::InitError::Consensus(_)) => Err(error.into()),
         }
     }
 
-    /// Says in the log that the cluster is born; tries until there is a leader to take it. The caller sets the deadline.
+    /// How this node speaks to others.
+    #[must_use]
+    pub fn tls(&self) -> &Arc<Tls> {
+        &self.tls
+    }
+
+    /// The other nodes and the connections to them.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// The cluster's authority, with its key.
     ///
     /// # Errors
-    /// When this node cannot propose at all.
-    pub async fn born(&self, cluster_id: [u8; 16]) -> Result<Reply, ProposeError> {
-        loop {
-            match self
-                .consensus
-                .propose(Action::InitCluster { cluster_id, authority: None, founder: None })
-                .await
-            {
-                Ok((reply, _)) => return Ok(reply),
-                // Should an earlier try have taken effect, the next one is told so: this is no error for a cluster that
-                // knows nothing but its birth.
-                Err(ProposeError::NoLeader(_) | ProposeError::Timeout(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// When this node's catalog does not have it.
+    pub fn authority(&self) -> anyhow::Result<Authority> {
+        let row = catalog::authority(self.consensus.catalog().as_ref())?
+            .context("the cluster's authority is not in this node's catalog yet")?;
+        Ok(Authority::from_der(&row.certificate_der, &row.key_der.0)?)
+    }
+
+    /// Signs that whoever made the request is `node`, from now on. The caller has found out that it is.
+    ///
+    /// # Errors
+    /// When this node's catalog does not have the authority, or signing fails.
+    pub fn certify(
+        &self,
+        request: &SigningRequest,
+        node: NodeId,
+    ) -> anyhow::Result<CertificateDer<'static>> {
+        let (cluster_id, now) = (self.identity.cluster_id, SystemTime::now());
+        Ok(self.authority()?.sign(request, cluster_id, node, now, self.certificate_life)?)
+    }
+
+    /// Whether the catalog knows `node` by this key and counts it among the members.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn is_member(&self, node: NodeId, key: PublicKeyHash) -> Result<bool, ViewError> {
+        let row = catalog::member(self.consensus.catalog().as_ref(), node)?;
+        Ok(row.is_some_and(|row| row.state.is_living() && row.public_key_hash == key))
     }
 
     /// Opens the services that other members need.
     pub(super) fn provide(self: &Arc<Self>, daemon: &Arc<Daemon>) {
         let services = &daemon.services;
+        services.join.provide(JoinService::server(self.clone(), daemon.rpc_addr()));
         services.raft.provide(self.consensus.service());
         services.blocks.provide(blocks::service(self.local(), self.store.clone()));
         services.cluster.provide(ClusterService::server(daemon.incarnation(), self.clone()));
@@ -248,25 +288,15 @@ impl Member {
         backend: Arc<dyn Backend>,
     ) -> anyhow::Result<()> {
         let config = &daemon.config;
-        let row = NodeRow {
-            id: self.id(),
-            name: config.name.clone(),
-            zone: config.zone.clone(),
-            roles: config.roles.clone(),
-            http_url: daemon.http_url.clone(),
-            rpc_addr: daemon.rpc_addr.clone(),
-            version: VERSION.to_owned(),
-            capacity_bytes: self.capacity_bytes,
-            feature_level: cluster::features::NEWEST,
-        };
+        let row = daemon.describe(self.id());
         let stop = || self.looping.clone();
-        let founders = self.identity.members.len();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.loops = vec![
             ("pings", {
                 let member = self.clone();
                 let names = move |node| member.name_of(node);
-                tokio::spawn(self.observer.clone().run(names, stop()))
+                let removed = daemon.removed.clone();
+                tokio::spawn(self.observer.clone().run(names, removed, stop()))
             }),
             ("counting duties", {
                 let (member, applied) = (self.clone(), self.consensus.applied());
@@ -275,7 +305,17 @@ impl Member {
                 tokio::spawn(duties.run(self.consensus.catalog(), applied, wanted, stop()))
             }),
             ("registration", tokio::spawn(registration::register(backend.clone(), row, stop()))),
-            ("layouts", tokio::spawn(assignment::run(backend.clone(), founders, stop()))),
+            ("layouts", {
+                let member = self.clone();
+                let is_here = move |node| member.is_here(node);
+                tokio::spawn(assignment::run(backend.clone(), is_here, stop()))
+            }),
+            ("newcomers", tokio::spawn(newcomers::run(self.clone(), stop()))),
+            ("roster", {
+                let removed = daemon.removed.clone();
+                tokio::spawn(roster::run(self.clone(), daemon.roster.clone(), removed, stop()))
+            }),
+            ("renewal", tokio::spawn(renewal::run(self.clone(), daemon.tls_dir(), stop()))),
             ("replication", {
                 let (content, stop) = (self.content.clone(), stop());
                 tokio::spawn(async move { content.run(stop).await })
@@ -446,7 +486,7 @@ fn media_settings(config: &Config, program: PathBuf) -> media::Settings {
 }
 
 /// The file system that holds `path`.
-fn disk(path: &Path) -> anyhow::Result<Disk> {
+pub(super) fn disk(path: &Path) -> anyhow::Result<Disk> {
     let about = rustix::fs::statvfs(path)
         .with_context(|| format!("ask for the size of the file system of {}", path.display()))?;
     Ok(Disk {

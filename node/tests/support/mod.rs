@@ -175,25 +175,66 @@ pub struct Node {
 
 impl Node {
     pub fn start(dir: &Path) -> Self {
-        let port = free_ports(2);
-        Self::start_on(dir, port)
+        Self::start_with(dir, &[])
     }
 
-    pub fn start_on(dir: &Path, port: u16) -> Self {
+    /// With further arguments.
+    pub fn start_with(dir: &Path, arguments: &[&str]) -> Self {
+        Self::start_on(dir, free_ports(2), arguments)
+    }
+
+    pub fn start_on(dir: &Path, port: u16, arguments: &[&str]) -> Self {
         let http = format!("127.0.0.1:{port}");
         let rpc = format!("127.0.0.1:{}", port + 1);
-        let process = Process::start(&[
-            "serve",
-            "--data-dir",
-            dir.to_str().unwrap(),
-            "--http-listen",
-            &http,
-            "--rpc-listen",
-            &rpc,
-            "--name",
-            "alone",
-        ]);
-        Self { dir: dir.to_owned(), http: format!("http://{http}"), rpc, process }
+        // Nodes of one cluster have different names.
+        let name = dir.file_name().unwrap().to_str().unwrap();
+        let directory = dir.to_str().unwrap();
+        let mut own =
+            vec!["serve", "--data-dir", directory, "--http-listen", &http, "--rpc-listen", &rpc];
+        if !arguments.contains(&"--name") {
+            own.extend(["--name", name]);
+        }
+        let process = Process::start(&[&own[..], arguments].concat());
+        let node = Self { dir: dir.to_owned(), http: format!("http://{http}"), rpc, process };
+        wait_for("the node to live", || {
+            get(&format!("{}/healthz", node.http)).filter(|(status, _)| *status == 200)
+        });
+        node
+    }
+
+    /// Runs a command that goes through the node's socket.
+    pub fn admin(&self, arguments: &[&str]) -> Output {
+        run(&[arguments, &["--data-dir", self.dir.to_str().unwrap()][..]].concat())
+    }
+
+    /// The same, of which success and JSON are expected.
+    pub fn admin_json(&self, arguments: &[&str]) -> Value {
+        let local = ["--json", "--data-dir", self.dir.to_str().unwrap()];
+        run_json(&[arguments, &local[..]].concat())
+    }
+
+    /// Founds a cluster of this node.
+    pub fn init(&self) {
+        self.admin_json(&["cluster", "init"]);
+        wait_until_ready(&self.http);
+    }
+
+    /// A token for this node's cluster.
+    pub fn token(&self, arguments: &[&str]) -> String {
+        let made = self.admin_json(&[&["token", "create"][..], arguments].concat());
+        made["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Lets this node join.
+    pub fn join(&self, token: &str, to: &str) -> Output {
+        self.admin(&["node", "join", token, "--to", to])
+    }
+
+    /// What it says when it cannot join.
+    pub fn cannot_join(&self, token: &str, to: &str) -> String {
+        let output = self.join(token, to);
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        error_of(&output)
     }
 }
 

@@ -4,7 +4,7 @@ use gateway::api::{self, Finding, Severity};
 
 use super::super::output;
 
-const NO_CLUSTER: &str = "this node belongs to no cluster; make one with `reelraft cluster init`";
+const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
 
 /// The whole cluster on one page: what is wrong, then what there is.
 pub(super) fn page(cluster: &api::Cluster) -> String {

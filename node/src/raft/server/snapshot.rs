@@ -23,6 +23,7 @@ use super::super::network::{SNAPSHOT_STALL_TIMEOUT, SnapshotHeader};
 use super::super::snapshot::{Manifest, PARTS_AHEAD, Receiving, SnapshotStore};
 use super::super::types::TypeConfig;
 use super::stopped;
+use crate::rpc::caller::Caller;
 use crate::rpc::envelope::LocalNode;
 
 /// How often the sender is told that this node still works: several times before it would give up.
@@ -40,6 +41,7 @@ impl IncomingSnapshot {
     /// then, whether the sender listens or not.
     pub(super) async fn answers(
         self,
+        caller: Caller,
         mut messages: Streaming<SnapshotPart>,
         one: OwnedSemaphorePermit,
     ) -> Result<impl Stream<Item = Result<SnapshotAnswer, Status>> + Send + use<>, Status> {
@@ -48,7 +50,7 @@ impl IncomingSnapshot {
         else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
-        let from = self.local.verify(envelope.as_ref())?;
+        let from = self.local.verify_caller(caller, envelope.as_ref())?;
         let header: SnapshotHeader = codec::decode(&header).map_err(|error| {
             Status::invalid_argument(format!("the header cannot be decoded: {error}"))
         })?;

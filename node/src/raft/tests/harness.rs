@@ -15,6 +15,7 @@ use cluster::view::{TableId, View};
 use proto::cluster::cluster_server::{Cluster as ClusterService, ClusterServer};
 use proto::cluster::{
     PingReply, PingRequest, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest,
+    RenewReply, RenewRequest,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -26,7 +27,7 @@ use tonic::{Request, Response, Status};
 use super::super::{Consensus, RaftSettings};
 use crate::rpc;
 use crate::rpc::envelope::LocalNode;
-use crate::rpc::peers::Peers;
+use crate::rpc::testing;
 
 pub(super) const CLUSTER: [u8; 16] = [9; 16];
 
@@ -54,6 +55,10 @@ impl ClusterService for Forwarding {
 
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         Err(Status::unimplemented("nobody pings in these tests"))
+    }
+
+    async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        Err(Status::unimplemented("certificates last longer than these tests"))
     }
 }
 
@@ -100,15 +105,16 @@ impl Node {
             .enable_all()
             .build()
             .unwrap();
-        let consensus = Consensus::start(self.settings, self.directory.path(), Peers::new(local))
-            .await
-            .unwrap();
+        let consensus =
+            Consensus::start(self.settings, self.directory.path(), testing::peers(local))
+                .await
+                .unwrap();
         let listener = sockets.spawn(rpc::bind(self.address)).await.unwrap().unwrap();
         self.address = listener.local_addr().unwrap();
         let mut services = Routes::builder();
         services.add_service(consensus.service());
         services.add_service(ClusterServer::new(Forwarding(consensus.clone())));
-        sockets.spawn(rpc::serve(listener, services.routes(), std::future::pending()));
+        sockets.spawn(testing::serve(local, listener, services.routes(), std::future::pending()));
         self.running = Some(Running { consensus, sockets: Some(sockets) });
     }
 

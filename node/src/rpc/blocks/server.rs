@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::HAS_MAX;
 use super::budget::Budgeted;
 use crate::rpc::MESSAGE_BYTES_MAX;
+use crate::rpc::caller::Caller;
 use crate::rpc::envelope::LocalNode;
 use crate::store::{BlockStore, StoreError};
 
@@ -39,24 +40,27 @@ pub fn service(
 #[tonic::async_trait]
 impl Blocks for BlocksService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutReply>, Status> {
+        let caller = Caller::of(request.extensions());
         let request = request.into_inner();
-        self.local.verify(request.envelope.as_ref())?;
+        self.local.verify_caller(caller, request.envelope.as_ref())?;
         let hash = parse_hash(&request.hash)?;
         self.store.put(hash, request.data, request.put_index).await.map_err(refuse)?;
         Ok(Response::new(PutReply {}))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
+        let caller = Caller::of(request.extensions());
         let request = request.into_inner();
-        self.local.verify(request.envelope.as_ref())?;
+        self.local.verify_caller(caller, request.envelope.as_ref())?;
         let hash = parse_hash(&request.hash)?;
         let data = self.store.get(hash).await.map_err(refuse)?;
         Ok(Response::new(GetReply { data }))
     }
 
     async fn has(&self, request: Request<HasRequest>) -> Result<Response<HasReply>, Status> {
+        let caller = Caller::of(request.extensions());
         let request = request.into_inner();
-        self.local.verify(request.envelope.as_ref())?;
+        self.local.verify_caller(caller, request.envelope.as_ref())?;
         if request.hashes.len() > HAS_MAX {
             return Err(Status::invalid_argument(format!("more than {HAS_MAX} hashes at once")));
         }

@@ -1,0 +1,21 @@
+//! The node on this machine, for commands that change the cluster: they go through the socket in its data directory.
+
+use std::path::PathBuf;
+
+use crate::rpc::admin::AdminApi;
+
+/// Which node to speak to.
+#[derive(Debug, clap::Args)]
+pub(super) struct Local {
+    /// The data directory of a node that runs on this machine
+    #[arg(long, env = "REELRAFT_DATA_DIR", default_value = "./data/node", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl Local {
+    /// # Errors
+    /// When no node runs on the directory, or this user may not speak to it.
+    pub(super) async fn node(&self) -> anyhow::Result<AdminApi> {
+        AdminApi::connect(&self.data_dir).await
+    }
+}

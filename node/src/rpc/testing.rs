@@ -1,0 +1,70 @@
+//! Members of clusters that exist in a test alone, with certificates like any others.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, SystemTime};
+
+use cluster::ids::NodeId;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use super::accept::LateTls;
+use super::envelope::LocalNode;
+use super::peers::Peers;
+use super::tls::Tls;
+use crate::authority::{Authority, CERTIFICATE_LIFE, SigningRequest};
+use crate::credentials::{Credentials, NodeKey};
+
+/// The authorities of the clusters of this process.
+static AUTHORITIES: LazyLock<Mutex<BTreeMap<[u8; 16], Arc<Authority>>>> =
+    LazyLock::new(Mutex::default);
+
+pub(crate) fn authority(cluster_id: [u8; 16]) -> Arc<Authority> {
+    let mut authorities = AUTHORITIES.lock().unwrap();
+    let create = || Arc::new(Authority::create(cluster_id, SystemTime::now()).unwrap());
+    Arc::clone(authorities.entry(cluster_id).or_insert_with(create))
+}
+
+pub(crate) fn credentials(authority: &Authority, local: LocalNode, life: Duration) -> Credentials {
+    let key = NodeKey::generate().unwrap();
+    let request = SigningRequest::parse(&key.request().unwrap()).unwrap();
+    let (cluster, node, now) = (local.cluster_id, local.node_id, SystemTime::now());
+    let certificate = authority.sign(&request, cluster, node, now, life).unwrap();
+    Credentials::new(key, certificate, authority.certificate().clone()).unwrap()
+}
+
+pub(crate) fn tls(local: LocalNode) -> Arc<Tls> {
+    let authority = authority(local.cluster_id);
+    Tls::new(&credentials(&authority, local, CERTIFICATE_LIFE)).unwrap()
+}
+
+pub(crate) fn peers(local: LocalNode) -> Peers {
+    Peers::new(local, tls(local))
+}
+
+/// Serves as `local`.
+pub(crate) async fn serve(
+    local: LocalNode,
+    listener: TcpListener,
+    services: Routes,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    super::serve(listener, at_once(tls(local)), services, stop).await.unwrap();
+}
+
+/// Of a node that has belonged to its cluster from the start.
+pub(crate) fn at_once(tls: Arc<Tls>) -> LateTls {
+    watch::Sender::new(Some(tls)).subscribe()
+}
+
+pub(crate) fn node(cluster: u8, id: u64) -> LocalNode {
+    LocalNode { cluster_id: [cluster; 16], node_id: NodeId(id) }
+}
+
+pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = super::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}

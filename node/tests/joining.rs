@@ -1,0 +1,209 @@
+//! Nodes that join a cluster, and everything that stands in their way.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends with the first thing that is not as it should be"
+)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use support::*;
+
+/// A cluster of one.
+fn founder(home: &Path, name: &str) -> Node {
+    let node = Node::start(&home.join(name));
+    node.init();
+    node
+}
+
+fn wait_until_all_are_up(node: &Node, count: usize) -> serde_json::Value {
+    wait_for(&format!("{count} nodes to have their part"), || {
+        let (_, cluster) = get(&format!("{}/api/v1/cluster", node.http))?;
+        let up = cluster["nodes"].as_array()?.iter().filter(|node| node["status"] == "up").count();
+        (up == count).then_some(cluster)
+    })
+}
+
+#[test]
+fn three_nodes_come_together_by_hand() {
+    let home = tempfile::tempdir().unwrap();
+    let first = founder(home.path(), "one");
+
+    let token = first.token(&["--uses", "2"]);
+    let second = Node::start(&home.path().join("two"));
+    let third = Node::start(&home.path().join("three"));
+    let joined = second.join(&token, &first.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    assert!(String::from_utf8_lossy(&joined.stdout).contains("node 2"), "{joined:?}");
+    // Any member lets nodes in.
+    let joined = third.join(&token, &second.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+
+    wait_until_all_are_up(&first, 3);
+    for node in [&first, &second, &third] {
+        wait_until_ready(&node.http);
+    }
+    let cluster = wait_for("three voters", || {
+        let (_, cluster) = get(&format!("{}/api/v1/cluster", third.http))?;
+        (cluster["voters"] == serde_json::json!([1, 2, 3])).then_some(cluster)
+    });
+    assert!(cluster["leader"].is_number(), "{cluster}");
+    // What was handed out is listed, and is used up.
+    let tokens = first.admin_json(&["token", "list"]);
+    assert_eq!(tokens[0]["state"], "used", "{tokens}");
+    assert_eq!(tokens[0]["nodes"], serde_json::json!([2, 3]), "{tokens}");
+    assert!(!token.contains(tokens[0]["id"].as_str().unwrap()));
+
+    // The first one may go now: it was a member like any other.
+    first.process.kill();
+    wait_for("the other two to take writes", || {
+        let url = format!("{}/api/v1/videos?title=Later", second.http);
+        let (status, _) = http("POST", &url, Some(("video/mp4", noise(1000))))?;
+        (status == 201).then_some(())
+    });
+}
+
+#[test]
+fn tokens_let_in_whom_they_are_for() {
+    let home = tempfile::tempdir().unwrap();
+    let first = founder(home.path(), "one");
+    let second = Node::start(&home.path().join("two"));
+    let to = &first.rpc;
+
+    // Texts that are none, and tokens that nobody made.
+    let token = first.token(&[]);
+    assert!(second.cannot_join("hello", to).contains("begins with rrj1_"));
+    assert!(second.cannot_join(&token[..token.len() - 3], to).contains("was all of it copied?"));
+    let swapped = if token.ends_with('A') { "B" } else { "A" };
+    let wrong = format!("{}{swapped}", &token[..token.len() - 1]);
+    assert!(second.cannot_join(&wrong, to).contains("no such token"));
+
+    // Expired, revoked, for something else.
+    let brief = first.token(&["--expires", "1s"]);
+    wait_for("the token to expire", || {
+        let tokens = first.admin_json(&["token", "list"]);
+        tokens.as_array()?.iter().any(|token| token["state"] == "expired").then_some(())
+    });
+    let expired = second.cannot_join(&brief, to);
+    assert!(expired.contains("has expired"), "{expired}");
+    let revoked = first.admin_json(&["token", "create"]);
+    let gone = first.admin(&["token", "revoke", &revoked["id"].as_str().unwrap()[..12]]);
+    assert!(gone.status.success(), "{}", error_of(&gone));
+    let refused = second.cannot_join(revoked["token"].as_str().unwrap(), to);
+    assert!(refused.contains("perhaps it was revoked"), "{refused}");
+    let again = first.admin(&["token", "revoke", revoked["id"].as_str().unwrap()]);
+    assert!(error_of(&again).contains("there is no token"), "{}", error_of(&again));
+    let gateways = first.token(&["--roles", "gateway"]);
+    let refused = second.cannot_join(&gateways, to);
+    assert!(refused.contains("role store is not among"), "{refused}");
+    let never = first.admin(&["token", "create", "--uses", "0"]);
+    assert!(error_of(&never).contains("lets in 1 to"), "{}", error_of(&never));
+
+    // Nothing of this has used it up. Once it has let a node in, it is.
+    let joined = second.join(&token, to);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    let third = Node::start(&home.path().join("three"));
+    let used = third.cannot_join(&token, to);
+    assert!(used.contains("as many nodes as it may"), "{used}");
+
+    // A name that somebody has.
+    let namesake = Node::start_with(&home.path().join("four"), &["--name", "one"]);
+    let refused = namesake.cannot_join(&first.token(&[]), to);
+    assert!(refused.contains("node 1 has the name"), "{refused}");
+}
+
+#[test]
+fn a_node_joins_the_cluster_that_its_token_is_for_and_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = founder(home.path(), "ours");
+    let theirs = founder(home.path(), "theirs");
+    let node = Node::start(&home.path().join("new"));
+    let token = ours.token(&[]);
+
+    let refused = node.cannot_join(&token, &theirs.rpc);
+    assert!(refused.contains("does not belong to the cluster that this token is for"), "{refused}");
+    for (to, words) in [
+        ("nowhere", "has the form host:port"),
+        ("127.0.0.1:1", "nobody answers on 127.0.0.1:1"),
+        (ours.http.trim_start_matches("http://"), "is it the HTTP port?"),
+        // A node that is no member itself, here the one that wants to join.
+        (&node.rpc, "hangs up"),
+    ] {
+        let refused = node.cannot_join(&token, to);
+        assert!(refused.contains(words), "{to}: {refused}");
+    }
+
+    // A member stays where it is.
+    let refused = theirs.cannot_join(&token, &ours.rpc);
+    assert!(refused.contains("this node is node 1 of cluster"), "{refused}");
+
+    // A node that could not be reached where it says it is.
+    let astray =
+        Node::start_with(&home.path().join("astray"), &["--rpc-advertise", "0.0.0.0:9080"]);
+    let refused = astray.cannot_join(&token, &ours.rpc);
+    assert!(refused.contains("rpc.advertise"), "{refused}");
+
+    // In the end it joins, and a cluster is not founded by a member.
+    let joined = node.join(&token, &ours.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    let refused = node.cannot_join(&token, &ours.rpc);
+    assert!(refused.contains("this node is node 2 of cluster"), "{refused}");
+    let init = node.admin(&["cluster", "init"]);
+    assert!(error_of(&init).contains("this node is node 2 of cluster"), "{}", error_of(&init));
+}
+
+#[test]
+fn a_join_that_broke_off_is_repeated_by_the_same_node() {
+    let home = tempfile::tempdir().unwrap();
+    let first = founder(home.path(), "one");
+    let token = first.token(&[]);
+    let dir = home.path().join("two");
+    let second = Node::start(&dir);
+    let joined = second.join(&token, &first.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+
+    // As if it had died before it wrote down who it is: all it has is its key.
+    let port = second.http.rsplit_once(':').unwrap().1.parse().unwrap();
+    second.process.kill();
+    let key = fs::read(dir.join("tls/node.key")).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    fs::create_dir_all(dir.join("tls")).unwrap();
+    fs::write(dir.join("tls/node.key"), key).unwrap();
+    let second = Node::start_on(&dir, port, &[]);
+    let joined = second.join(&token, &first.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    assert!(String::from_utf8_lossy(&joined.stdout).contains("node 2"), "{joined:?}");
+    assert_eq!(first.admin_json(&["token", "list"])[0]["nodes"], serde_json::json!([2]));
+}
+
+#[test]
+fn certificates_are_renewed_by_themselves_while_the_cluster_works() {
+    let home = tempfile::tempdir().unwrap();
+    let brief = ["--set", "rpc.certificate_life=10s"];
+    let first = Node::start_with(&home.path().join("one"), &brief);
+    first.init();
+    let second = Node::start_with(&home.path().join("two"), &brief);
+    let joined = second.join(&first.token(&[]), &first.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    wait_until_all_are_up(&first, 2);
+
+    // Each gets its next certificate when two thirds of the first one's life are over, and the one after that.
+    let signed_at = |node: &Node| -> SystemTime {
+        fs::metadata(node.dir.join("tls/node.crt")).unwrap().modified().unwrap()
+    };
+    for node in [&first, &second] {
+        let before = signed_at(node);
+        wait_for("a new certificate", || (signed_at(node) > before).then_some(()));
+        let next = signed_at(node);
+        wait_for("the certificate after that", || (signed_at(node) > next).then_some(()));
+    }
+    // The first ones have ended by now. New connections are made with those that followed.
+    let third = Node::start_with(&home.path().join("three"), &brief);
+    let joined = third.join(&first.token(&[]), &second.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    wait_until_all_are_up(&third, 3);
+}
