@@ -50,6 +50,8 @@ pub mod lifecycle;
 pub mod placement;
 pub mod plan;
 pub mod playback;
+#[cfg(test)]
+mod simulation;
 pub mod table;
 pub mod tables;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::plan::{Cuts, Lane, Plan, RenditionIndex, RenditionPlan, TrackKind};
 use crate::tables::authority::{AuthorityRow, PrivateKey};
 use crate::tables::nodes::{NodeRow, Role};
 use crate::tables::videos::{VideoError, VideoRow, Visibility};
-use crate::view::{MemoryView, Transaction};
+use crate::view::{MemoryView, Transaction, View};
 
 pub(crate) const LEASE_MS: u64 = 10_000;
 
@@ -258,11 +258,16 @@ pub(crate) fn secret_of(token: TokenId) -> SecretHash {
 
 /// A token for an hour.
 pub(crate) fn mint(world: &World, token: TokenId, roles: &[Role], uses: u32) -> Action {
+    mint_at(world.now_ms, token, roles, uses)
+}
+
+/// A token for an hour from `now_ms` on.
+pub(crate) fn mint_at(now_ms: u64, token: TokenId, roles: &[Role], uses: u32) -> Action {
     Action::MintToken {
         token,
         secret_hash: secret_of(token),
         roles: roles.to_vec(),
-        expires_ms: world.now_ms.saturating_add(3_600_000),
+        expires_ms: now_ms.saturating_add(3_600_000),
         uses,
         actor: "operator".into(),
     }
@@ -326,6 +331,45 @@ pub(crate) fn commit(
         rendition,
         init: Some((init, "avc1.64001f".into())),
         segments,
+    }
+}
+
+/// What a worker would do next: its plan, some of its segments in any order, its poster, or the end.
+pub(crate) fn next_work(view: &dyn View, claim: &Claim, new_plan: Plan, part: u32) -> Action {
+    let &Claim { job, token } = claim;
+    let plan = catalog::video(view, job.video).unwrap().and_then(|video| video.plan);
+    let Some(plan) = plan else {
+        return Action::SetPlan { job, token, plan: new_plan };
+    };
+    if job.kind == JobKind::Thumbnail && part > 0 {
+        return Action::CommitThumbnail { job, token, block: block("poster", 10) };
+    }
+    let numbers = match (&plan.cuts, plan.piece(job.piece)) {
+        (_, Some(piece)) if job.kind == JobKind::Piece => piece,
+        (Cuts::Known(cuts), _) => 0..cuts.len() as u32,
+        (Cuts::Discovered, _) => 0..4,
+    };
+    let missing: Vec<_> = plan
+        .indexed()
+        .filter(|(_, rendition)| rendition.made_by() == job.kind)
+        .filter(|(index, _)| {
+            let present = catalog::segments(view, job.video, *index, numbers.start, numbers.end);
+            present.unwrap().len() < numbers.len()
+        })
+        .map(|(index, _)| index)
+        .collect();
+    match missing.get(part as usize % missing.len().max(1)) {
+        Some(rendition) => {
+            // From some number on: leaves gaps, and fills them later.
+            let from =
+                if part == 3 { numbers.start + numbers.len() as u32 / 2 } else { numbers.start };
+            commit(claim, *rendition, from..numbers.end, 4)
+        }
+        None => {
+            let discovered = job.kind == JobKind::Copy && plan.cuts == Cuts::Discovered;
+            let discovered_cuts = discovered.then(|| vec![0, 4000, 8000, 12_000]);
+            Action::FinishJob { job, token, discovered_cuts, source_end: None }
+        }
     }
 }
 

@@ -14,10 +14,10 @@ use crate::codec;
 use crate::command::{Action, Claim, Command, Reply};
 use crate::ids::{ClientId, NodeId, VideoId};
 use crate::jobs::JobKind;
-use crate::plan::{Cuts, Plan};
+use crate::plan::Plan;
 use crate::tables::members::MemberState;
 use crate::tables::videos::{VideoError, Visibility};
-use crate::testing::{World, block, encode_plan};
+use crate::testing::{World, block, encode_plan, next_work};
 use crate::view::{MemoryView, Transaction};
 
 use actions::{administrative_action, any_action, media_action, number, plan};
@@ -135,7 +135,7 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
         }),
         Deed::Work { claim, plan, part } => {
             let (_, claim) = given(claim)?;
-            Some(next_of(world, &claim, plan, part))
+            Some(next_work(&world.view, &claim, plan, part))
         }
         Deed::Fail { claim, permanent } => {
             let (_, Claim { job, token }) = given(claim)?;
@@ -145,51 +145,6 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
         Deed::Release { claim } => {
             let (node, claim) = given(claim)?;
             Some(Action::ReleaseJobs { node, jobs: vec![claim.job] })
-        }
-    }
-}
-
-/// What a worker would do next: its plan, some of its segments in any order, its poster, or the end.
-fn next_of(world: &World, claim: &Claim, new_plan: Plan, part: u32) -> Action {
-    let &Claim { job, token } = claim;
-    let plan = crate::catalog::video(&world.view, job.video).unwrap().and_then(|video| video.plan);
-    let Some(plan) = plan else {
-        return Action::SetPlan { job, token, plan: new_plan };
-    };
-    if job.kind == JobKind::Thumbnail && part > 0 {
-        return Action::CommitThumbnail { job, token, block: block("poster", 10) };
-    }
-    let numbers = match (&plan.cuts, plan.piece(job.piece)) {
-        (_, Some(piece)) if job.kind == JobKind::Piece => piece,
-        (Cuts::Known(cuts), _) => 0..cuts.len() as u32,
-        (Cuts::Discovered, _) => 0..4,
-    };
-    let missing: Vec<_> = plan
-        .indexed()
-        .filter(|(_, rendition)| rendition.made_by() == job.kind)
-        .filter(|(index, _)| {
-            let present = crate::catalog::segments(
-                &world.view,
-                job.video,
-                *index,
-                numbers.start,
-                numbers.end,
-            );
-            present.unwrap().len() < numbers.len()
-        })
-        .map(|(index, _)| index)
-        .collect();
-    match missing.get(part as usize % missing.len().max(1)) {
-        Some(rendition) => {
-            // From some number on: leaves gaps, and fills them later.
-            let from =
-                if part == 3 { numbers.start + numbers.len() as u32 / 2 } else { numbers.start };
-            crate::testing::commit(claim, *rendition, from..numbers.end, 4)
-        }
-        None => {
-            let discovered = job.kind == JobKind::Copy && plan.cuts == Cuts::Discovered;
-            let discovered_cuts = discovered.then(|| vec![0, 4000, 8000, 12_000]);
-            Action::FinishJob { job, token, discovered_cuts, source_end: None }
         }
     }
 }
@@ -346,10 +301,10 @@ fn a_busy_life_ends_well() {
     let mut workers = workers.into_iter().map(|(id, _)| id.0).cycle();
     while let Some(claim) = workers.next().and_then(|id| world.claim_any(id)) {
         loop {
-            let action = next_of(&world, &claim, encode_plan(9), 0);
+            let action = next_work(&world.view, &claim, encode_plan(9), 0);
             let ends = matches!(action, Action::SetPlan { .. } | Action::FinishJob { .. });
             if claim.job.kind == JobKind::Thumbnail {
-                let action = next_of(&world, &claim, encode_plan(9), 1);
+                let action = next_work(&world.view, &claim, encode_plan(9), 1);
                 world.done(action);
             }
             world.done(action);
