@@ -13,7 +13,7 @@
 //! - A vote, and an entry that counts for a majority, is on disk before anybody is told.
 //! - A command is applied once, however often it is sent.
 //! - When consensus fails on this node (its disk does, or a bug is met), the process aborts. The others go on, and starting
-//!   again is the same path as after a crash.
+//!   again is the same path as after a crash. A disk that only hangs costs this node its leadership first ([`watchdog`]).
 //! - Consensus has threads of its own, so that work elsewhere in the process cannot hold back a heartbeat.
 
 mod background;
@@ -32,6 +32,7 @@ mod start;
 mod state_machine;
 mod status;
 mod types;
+mod watchdog;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +43,7 @@ use proto::cluster::{ProposeReply, ProposeRequest};
 use proto::raft::raft_server::RaftServer;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 pub use self::leadership::TransferError;
@@ -61,6 +63,7 @@ use self::propose::Proposer;
 use self::snapshot::SnapshotStore;
 use self::state_machine::StateMachine;
 use self::types::TypeConfig;
+use self::watchdog::Watchdog;
 use crate::rpc::peers::Peers;
 use crate::state::{SnapshotView, StateDb, StateError};
 
@@ -85,10 +88,15 @@ struct Inner {
     applied: watch::Receiver<u64>,
     /// Taken when consensus is stopped.
     runtime: Mutex<Option<Runtime>>,
+    /// Taken when consensus is stopped.
+    watchdog: Mutex<Option<Watchdog>>,
+    /// Ends what runs for long.
+    stopping: CancellationToken,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.stopping.cancel();
         // A runtime must not be waited for on a thread that runs tasks.
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
@@ -155,12 +163,15 @@ impl Consensus {
 
     /// Stops consensus on this node and brings the catalog to disk. Calls on other clones fail from then on.
     pub async fn shutdown(&self) {
+        self.inner.stopping.cancel();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "consensus did not stop cleanly");
         }
         let runtime = self.inner.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let watchdog = self.inner.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take();
         let state = Arc::clone(&self.inner.state);
         let stopping = tokio::task::spawn_blocking(move || {
+            drop(watchdog);
             if let Some(runtime) = runtime {
                 runtime.shutdown_timeout(STOP_TIMEOUT);
             }

@@ -10,6 +10,12 @@
 //! nothing is missing, because the kernel has the writes; after a power failure the newest writes may be, and are then
 //! applied again from the log. RocksDB recovers to a consistent point in time for that, and the batch tells which.
 //!
+//! # Damage
+//!
+//! Every block that RocksDB reads has a checksum, so damage is found when it is read; [`StateDb::verify`] reads everything
+//! once. Whoever finds it, the catalog is *condemned*: the file `damaged` says why, and it is not opened again. The other
+//! nodes have the catalog, so nothing has to be saved from this one.
+//!
 //! # Being replaced
 //!
 //! A node that fell far behind receives a whole database instead of entries ([`StateDb::replace`]). `active` names the
@@ -18,6 +24,7 @@
 
 mod crash;
 mod directory;
+mod records;
 mod snapshot;
 
 use std::fs;
@@ -36,11 +43,15 @@ use rocksdb::{
 
 pub(crate) use crash::CrashPoint;
 pub(crate) use directory::{link_or_copy, link_or_copy_all, sync_directory, write_durably};
+pub(crate) use records::find_damage;
 pub use snapshot::SnapshotView;
 
 /// Raised when the arrangement of the database changes so that an older program must not touch it.
 const FORMAT: &[u8] = b"1";
 const FORMAT_KEY: &[u8] = b"format";
+
+/// The file beside the databases that says why they must not be used.
+const DAMAGED: &str = "damaged";
 
 /// The column family beside the tables.
 const META: &str = "sm";
@@ -65,6 +76,8 @@ pub enum StateError {
          and let it join again as a new node; the other nodes have the catalog"
     )]
     Open { path: PathBuf, reason: String },
+    #[error("the catalog in {path} cannot be opened: {reason}. {REMEDY_FOR_DISK}")]
+    Disk { path: PathBuf, reason: String },
     #[error(
         "the catalog in {path} was written by another version of this program (format {found:?})"
     )]
@@ -77,7 +90,25 @@ pub enum StateError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
+/// What to do when a database cannot be opened although nothing is wrong with what is in it.
+pub(crate) const REMEDY_FOR_DISK: &str = "Nothing is lost: put right what is said here (space, permissions, another process), \
+                                          then start this node again";
+
+/// Whether an error is about the disk and not about what is on it. Files that are missing are the latter.
+pub(crate) fn is_about_the_disk(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::IOError && !error.as_ref().contains("No such file")
+}
+
 impl StateError {
+    fn open(path: &Path, error: rocksdb::Error) -> Self {
+        let path = path.to_owned();
+        if is_about_the_disk(&error) {
+            Self::Disk { path, reason: error.into_string() }
+        } else {
+            Self::Open { path, reason: error.into_string() }
+        }
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
@@ -99,10 +130,10 @@ struct OpenDb {
 
 impl OpenDb {
     fn open(path: &Path) -> Result<Self, StateError> {
-        let refused = |error: rocksdb::Error| StateError::Open {
-            path: path.to_owned(),
-            reason: error.into_string(),
-        };
+        let refused = |error: rocksdb::Error| StateError::open(path, error);
+        if let Some(reason) = find_damage(path).map_err(StateError::io("read", path))? {
+            return Err(StateError::Open { path: path.to_owned(), reason });
+        }
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families = TableId::ALL
             .iter()
@@ -138,7 +169,24 @@ impl OpenDb {
     fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         self.db()
             .get_cf(self.family(META), key)
-            .map_err(|error| StateError::Read(error.into_string()))
+            .map_err(|error| StateError::Read(self.explain(error)))
+    }
+
+    /// What an error says, after it has been noted if it says that the files are damaged.
+    fn explain(&self, error: rocksdb::Error) -> String {
+        let damaged = error.kind() == rocksdb::ErrorKind::Corruption;
+        let reason = error.into_string();
+        if damaged && let Some(root) = self.path.parent() {
+            tracing::error!(reason, path = %self.path.display(), "the catalog on this disk is damaged");
+            if let Err(error) = write_durably(&root.join(DAMAGED), reason.as_bytes()) {
+                tracing::error!(%error, "that the catalog is damaged could not be noted");
+            }
+        }
+        reason
+    }
+
+    fn view_error(&self, table: TableId, error: rocksdb::Error) -> ViewError {
+        ViewError { table: table.name(), reason: self.explain(error) }
     }
 }
 
@@ -188,6 +236,11 @@ impl StateDb {
     /// When it is damaged, of another format, in use, or the disk fails.
     pub fn open(root: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(root).map_err(StateError::io("create", root))?;
+        let damaged = root.join(DAMAGED);
+        if damaged.exists() {
+            let reason = fs::read_to_string(damaged).unwrap_or_else(|error| error.to_string());
+            return Err(StateError::Open { path: root.to_owned(), reason });
+        }
         let active = match directory::read_active(root)? {
             Some(active) => active,
             None => {
@@ -230,7 +283,7 @@ impl StateDb {
         current
             .db()
             .write_opt(writes, &WriteOptions::default())
-            .map_err(|error| StateError::Write(error.into_string()))
+            .map_err(|error| StateError::Write(current.explain(error)))
     }
 
     /// What [`write`](Self::write) stored beside the tables.
@@ -245,6 +298,29 @@ impl StateDb {
     #[must_use]
     pub fn snapshot_view(&self) -> SnapshotView {
         SnapshotView::take(self.current())
+    }
+
+    /// Reads everything once, so that damage is found before it is needed. Blocks for as long as that takes, and disturbs
+    /// nobody who reads or writes meanwhile.
+    ///
+    /// Ends early when `stop` says so.
+    ///
+    /// # Errors
+    /// When something is damaged; the catalog is condemned then.
+    pub fn verify(&self, stop: impl Fn() -> bool) -> Result<(), StateError> {
+        let current = self.current();
+        for family in TableId::ALL.iter().map(|table| table.name()).chain([META]) {
+            let mut options = ReadOptions::default();
+            // What is read once need not drive out what is read often.
+            options.fill_cache(false);
+            let mut rows = current.db().raw_iterator_cf_opt(current.family(family), options);
+            rows.seek_to_first();
+            while rows.valid() && !stop() {
+                rows.next();
+            }
+            rows.status().map_err(|error| StateError::Read(current.explain(error)))?;
+        }
+        Ok(())
     }
 
     /// Brings all writes so far to disk.
@@ -272,10 +348,7 @@ impl StateDb {
     /// # Errors
     /// When it is damaged.
     pub fn checkpoint_meta(path: &Path, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        let refused = |error: rocksdb::Error| StateError::Open {
-            path: path.to_owned(),
-            reason: error.into_string(),
-        };
+        let refused = |error: rocksdb::Error| StateError::open(path, error);
         let mut options = Options::default();
         options.set_max_open_files(OPEN_FILES_MAX);
         let db = DB::open_cf_for_read_only(&options, path, [META], false).map_err(refused)?;
@@ -319,10 +392,6 @@ impl std::fmt::Debug for StateDb {
     }
 }
 
-fn view_error(table: TableId, error: rocksdb::Error) -> ViewError {
-    ViewError { table: table.name(), reason: error.into_string() }
-}
-
 /// The bounds of a scan as RocksDB takes them.
 fn bounds(from: &[u8], to: &[u8]) -> ReadOptions {
     let mut options = ReadOptions::default();
@@ -354,7 +423,7 @@ impl View for StateDb {
         current
             .db()
             .get_cf(current.family(table.name()), key)
-            .map_err(|error| view_error(table, error))
+            .map_err(|error| current.view_error(table, error))
     }
 
     fn scan(
@@ -369,7 +438,7 @@ impl View for StateDb {
         }
         let current = self.current();
         let rows = current.db().raw_iterator_cf_opt(current.family(table.name()), bounds(from, to));
-        visit_all(rows, visit).map_err(|error| view_error(table, error))
+        visit_all(rows, visit).map_err(|error| current.view_error(table, error))
     }
 }
 

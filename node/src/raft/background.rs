@@ -1,7 +1,7 @@
 //! What runs beside consensus for as long as it does.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::catalog;
 use cluster::ids::NodeId;
@@ -9,21 +9,28 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Raft;
+use super::watchdog::GiveUp;
 use crate::rpc::peers::Peers;
 use crate::state::StateDb;
 
 /// Between two looks at the catalog's table of nodes for addresses that have changed.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
 
-/// Says in the log who leads, once for each change.
+/// Says in the log who leads, once for each change, and counts elections.
 pub(super) async fn announce_leaders(raft: Raft) {
     let mut metrics = raft.server_metrics();
     let mut announced = None;
+    let mut term = metrics.borrow_watched().vote.leader_id.term;
     loop {
         let now = {
             let metrics = metrics.borrow_and_update();
+            // Each election is for a term of its own.
+            let elections = metrics.vote.leader_id.term.saturating_sub(term);
+            metrics::counter!("reelraft_raft_elections_total").increment(elections);
+            term = metrics.vote.leader_id.term;
             metrics.current_leader.map(|leader| (leader, metrics.vote.leader_id.term))
         };
         if let Some((leader, term)) = now
@@ -38,8 +45,17 @@ pub(super) async fn announce_leaders(raft: Raft) {
     }
 }
 
-/// Ends the process when consensus has failed: it could neither vote nor apply, and everything else here relies on it.
-pub(super) async fn abort_when_fatal(raft: Raft) {
+/// Ends the process.
+pub(super) fn abort(reason: &str) {
+    tracing::error!(
+        reason,
+        "consensus cannot go on on this node; the process ends and must be started again"
+    );
+    std::process::abort();
+}
+
+/// Gives up when consensus has failed: it could neither vote nor apply, and everything else here relies on it.
+pub(super) async fn give_up_when_fatal(raft: Raft, give_up: GiveUp) {
     let mut metrics = raft.metrics();
     let failure = loop {
         match &metrics.borrow_and_update().running_state {
@@ -51,11 +67,20 @@ pub(super) async fn abort_when_fatal(raft: Raft) {
             return;
         }
     };
-    tracing::error!(
-        failure,
-        "consensus has failed on this node; the process ends and must be started again"
-    );
-    std::process::abort();
+    give_up(&failure);
+}
+
+/// Reads the whole catalog once, and gives up when it is damaged: it would be found out later, by somebody who needs it.
+pub(super) fn verify_catalog(state: &StateDb, stop: &CancellationToken, give_up: &GiveUp) {
+    let started = Instant::now();
+    match state.verify(|| stop.is_cancelled()) {
+        Ok(()) if stop.is_cancelled() => {}
+        Ok(()) => tracing::info!(seconds = started.elapsed().as_secs_f64(), "the catalog is sound"),
+        Err(error) => give_up(&format!(
+            "{error}. The catalog on this disk is damaged and will not be used again: move the data directory away and let \
+             this node join again as a new node"
+        )),
+    }
 }
 
 /// Keeps the address book up to date from the membership and from the catalog's table of nodes.

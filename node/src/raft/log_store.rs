@@ -7,12 +7,14 @@
 //! - Entries can be read as soon as [`append`](RaftLogStorage::append) returns; its callback is called when they are on
 //!   disk. A vote is on disk when [`save_vote`](RaftLogStorage::save_vote) returns.
 //! - A write that was cut off at the very end of the write-ahead log is dropped: nobody was told of it. Damage anywhere else
-//!   is refused: going on with less than was promised to other nodes could undo a decision.
+//!   is refused: going on with less than was promised to other nodes could undo a decision. [`durable_mark`] tells the two
+//!   apart where RocksDB cannot.
 //! - Indexes are contiguous from the purged one to the last one, which is verified when the store is opened.
 //!
 //! The newest entries are kept in memory as well: replication and application read each of them within milliseconds of its
 //! writing, and should not have to decode it again.
 
+mod durable_mark;
 mod flusher;
 mod tail;
 
@@ -33,11 +35,14 @@ use rocksdb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::flusher::{Disk, DiskHealth};
+
+use self::durable_mark::WriteAheadLog;
 use self::flusher::{Flusher, Waiter};
 use self::tail::Tail;
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 use crate::rpc::envelope::LocalNode;
-use crate::state::write_durably;
+use crate::state::{REMEDY_FOR_DISK, find_damage, is_about_the_disk, write_durably};
 
 const LOG: &str = "log";
 const META: &str = "meta";
@@ -66,6 +71,8 @@ pub enum LogStoreError {
          it, move its data directory away and let it join again as a new node"
     )]
     Damaged { path: PathBuf, reason: String },
+    #[error("the log in {path} cannot be opened: {reason}. {REMEDY_FOR_DISK}")]
+    Disk { path: PathBuf, reason: String },
     #[error(
         "the log in {path} is that of node {found_node} in cluster {found_cluster}: it was moved here from another node. \
          Put back the directory that belongs to this node"
@@ -98,17 +105,46 @@ impl LogStore {
     /// Opens the log of `owner` at `path`, and makes an empty one where there is none.
     ///
     /// # Errors
-    /// When it is damaged or somebody else's.
+    /// When it is damaged or somebody else's, or the disk fails.
     pub(super) fn open(path: &Path, owner: LocalNode) -> Result<Self, LogStoreError> {
+        Self::open_on(path, owner, |disk| disk)
+    }
+
+    /// Like [`open`](Self::open). `on_disk` may put something around the disk that brings the log's writes to rest.
+    pub(super) fn open_on(
+        path: &Path,
+        owner: LocalNode,
+        on_disk: impl FnOnce(Box<dyn Disk>) -> Box<dyn Disk>,
+    ) -> Result<Self, LogStoreError> {
         let damaged = |reason: String| LogStoreError::Damaged { path: path.to_owned(), reason };
         let marker = path.join(CLAIMED);
         let claimed = marker.exists();
         if claimed && !has_write_ahead_log(path).map_err(|error| damaged(error.to_string()))? {
             return Err(damaged("its write-ahead log is missing".to_owned()));
         }
+        if let Some(reason) = find_damage(path).map_err(|error| damaged(error.to_string()))? {
+            return Err(damaged(reason));
+        }
+        let marked = match durable_mark::greatest(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => read.map_err(|error| damaged(error.to_string()))?,
+        };
         let families = [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-        let db = DB::open_cf_descriptors(&database_options(), path, families)
-            .map_err(|error| damaged(error.into_string()))?;
+        let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| {
+            if is_about_the_disk(&error) {
+                LogStoreError::Disk { path: path.to_owned(), reason: error.into_string() }
+            } else {
+                damaged(error.into_string())
+            }
+        })?;
+        let found = db.latest_sequence_number();
+        if let Some(marked) = marked
+            && found < marked
+        {
+            return Err(damaged(format!(
+                "writes up to {marked} were on disk, those after {found} cannot be read any more"
+            )));
+        }
         claim(&db, path, owner, claimed)?;
         if !claimed {
             write_durably(&marker, b"").map_err(|error| damaged(error.to_string()))?;
@@ -117,9 +153,12 @@ impl LogStore {
         let purged = read_meta(&db, PURGED_KEY).map_err(|error| damaged(error.to_string()))?;
         let ends = verify_contiguous(&db, purged.as_ref()).map_err(damaged)?;
         let db = Arc::new(db);
+        // What was found when the database was opened has been written to sorted files, durably.
+        let last = ends.as_ref().map(|(_, last)| last.index);
+        let disk = on_disk(Box::new(WriteAheadLog(Arc::clone(&db))));
         Ok(Self {
             shared: Arc::new(Shared {
-                flusher: Flusher::start(Arc::clone(&db)),
+                flusher: Flusher::start(disk, last),
                 db,
                 tail: Mutex::new(Tail::new(purged, ends)),
                 vote: Mutex::new(vote),
@@ -138,6 +177,21 @@ impl LogStore {
         self.tail().purged()
     }
 
+    /// The last entry, or the last one that was removed from the front when there is none.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.tail().last()
+    }
+
+    /// How its disk does.
+    pub(super) fn health(&self) -> Arc<DiskHealth> {
+        Arc::clone(self.shared.flusher.health())
+    }
+
+    /// Has the disk asked for a sign of life.
+    pub(super) fn ask_disk(&self) {
+        self.shared.flusher.submit_canary();
+    }
+
     fn db(&self) -> &DB {
         &self.shared.db
     }
@@ -147,7 +201,12 @@ impl LogStore {
     }
 
     fn put_meta<T: Serialize>(&self, key: &[u8], value: &T) -> io::Result<()> {
-        self.db().put_cf(family(self.db(), META), key, codec::encode(value)).map_err(storage_error)
+        self.writing(|db| db.put_cf(family(db, META), key, codec::encode(value)))
+    }
+
+    /// Does one write, which may block on the disk.
+    fn writing(&self, write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> io::Result<()> {
+        self.shared.flusher.health().while_writing(|| write(self.db())).map_err(storage_error)
     }
 
     /// Entries from `start` until `end` (exclusive), fewer if they are long or many; contiguous, and at least one where
@@ -427,9 +486,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 batch.put_cf(log, key(index), codec::encode(entry));
             }
         }
-        self.db().write(batch).map_err(storage_error)?;
+        let (count, last) = (entries.len(), entries.last().map(|entry| entry.log_id.index));
+        self.writing(|db| db.write(batch))?;
         self.tail().append(entries);
-        self.shared.flusher.submit(Waiter::Entries(callback)).await
+        metrics::counter!("reelraft_raft_appended_entries_total").increment(count as u64);
+        self.shared.flusher.submit(Waiter::Entries(callback, last)).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
@@ -437,9 +498,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let from = last_log_id.as_ref().map_or(0, |last| last.index + 1);
         let until = tail.next_index();
         if from < until {
-            self.db()
-                .delete_range_cf(family(self.db(), LOG), key(from), key(until))
-                .map_err(storage_error)?;
+            self.writing(|db| db.delete_range_cf(family(db, LOG), key(from), key(until)))?;
         }
         tail.truncate(last_log_id);
         Ok(())
@@ -455,7 +514,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if from < until {
             batch.delete_range_cf(family(self.db(), LOG), key(from), key(until));
         }
-        self.db().write(batch).map_err(storage_error)?;
+        self.writing(|db| db.write(batch))?;
         tail.purge(log_id);
         Ok(())
     }

@@ -22,6 +22,11 @@ pub struct RaftSettings {
     /// Entries that are kept although a snapshot has them, so that a node which was away for a while catches up from the
     /// log. Must exceed `snapshot_every_entries`, or a node that has just received a snapshot would need the next one.
     pub keep_entries: u64,
+    /// How long the disk of the log may leave a write unfinished before this node stops leading, in milliseconds. Far above
+    /// what a healthy disk needs at its worst.
+    pub stall_ms: u64,
+    /// How long before the process ends, in milliseconds.
+    pub hang_ms: u64,
 }
 
 impl Default for RaftSettings {
@@ -32,6 +37,8 @@ impl Default for RaftSettings {
             election_max_ms: 500,
             snapshot_every_entries: 20_000,
             keep_entries: 50_000,
+            stall_ms: 3_000,
+            hang_ms: 15_000,
         }
     }
 }
@@ -57,6 +64,12 @@ impl RaftSettings {
             return Err(SettingsError(format!(
                 "keep_entries ({}) must exceed snapshot_every_entries ({})",
                 self.keep_entries, self.snapshot_every_entries
+            )));
+        }
+        if self.stall_ms == 0 || self.hang_ms <= self.stall_ms {
+            return Err(SettingsError(format!(
+                "hang_ms ({}) must exceed stall_ms ({})",
+                self.hang_ms, self.stall_ms
             )));
         }
         let config = Config {

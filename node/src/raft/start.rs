@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::leadership::Leader;
-use super::log_store::{LogStore, LogStoreError};
+use super::log_store::{Disk, LogStore, LogStoreError};
 use super::network::Network;
 use super::propose::Proposer;
 use super::settings::{RaftSettings, SettingsError};
 use super::snapshot::SnapshotStore;
 use super::state_machine::StateMachine;
 use super::types::LogId;
+use super::watchdog::{GiveUp, Watchdog};
 use super::{Consensus, Inner, Raft, background};
 use crate::rpc::peers::Peers;
 use crate::state::{StateDb, StateError};
@@ -47,6 +49,17 @@ impl Consensus {
         data_dir: &Path,
         peers: Peers,
     ) -> Result<Self, StartError> {
+        Self::start_on(settings, data_dir, peers, Machine::default()).await
+    }
+
+    /// Like [`start`](Self::start), on a machine that may be a sick one.
+    pub(super) async fn start_on(
+        settings: RaftSettings,
+        data_dir: &Path,
+        peers: Peers,
+        machine: Machine,
+    ) -> Result<Self, StartError> {
+        let Machine { disk, give_up } = machine;
         let config = settings.config()?;
         let io = |action| move |source| StartError::Io { action, source };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,19 +77,27 @@ impl Consensus {
                 let state = Arc::new(StateDb::open(&state_dir)?);
                 let snapshots =
                     Arc::new(SnapshotStore::open(&state_dir).map_err(io("open the snapshots"))?);
-                let log = LogStore::open(&raft_dir, local)?;
-                let machine =
-                    StateMachine::open(Arc::clone(&state), Arc::clone(&snapshots), announce)
-                        .map_err(io("read how far the catalog has come"))?;
-                let stored = snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id);
-                fit_together(&log, &raft_dir, machine.applied(), stored, &state_dir)?;
-                let raft = Raft::new(local.node_id.0, config, network, log, machine)
+                let log = LogStore::open_on(&raft_dir, local, disk)?;
+                let machine = StateMachine::open(
+                    Arc::clone(&state),
+                    Arc::clone(&snapshots),
+                    log.health(),
+                    announce,
+                )
+                .map_err(io("read how far the catalog has come"))?;
+                let position = Position {
+                    applied: machine.applied(),
+                    durable: machine.durable(),
+                    stored: snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id),
+                };
+                fit_together(&log, &raft_dir, &position, &state_dir)?;
+                let raft = Raft::new(local.node_id.0, config, network, log.clone(), machine)
                     .await
                     .map_err(|error| StartError::Consensus(error.to_string()))?;
-                Ok::<_, StartError>((raft, state, snapshots))
+                Ok::<_, StartError>((raft, state, snapshots, log))
             }
         });
-        let (raft, state, snapshots) = match starting.await {
+        let (raft, state, snapshots, log) = match starting.await {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => {
                 runtime.shutdown_background();
@@ -87,7 +108,16 @@ impl Consensus {
                 return Err(StartError::Consensus(panicked.to_string()));
             }
         };
-        runtime.spawn(background::abort_when_fatal(raft.clone()));
+        let stopping = CancellationToken::new();
+        let handle = runtime.handle().clone();
+        let watchdog = Watchdog::start(&settings, raft.clone(), log, handle, Arc::clone(&give_up))
+            .map_err(io("start the watch over the disk"))?;
+        runtime.spawn_blocking({
+            let (state, stop) = (Arc::clone(&state), stopping.clone());
+            let give_up = Arc::clone(&give_up);
+            move || background::verify_catalog(&state, &stop, &give_up)
+        });
+        runtime.spawn(background::give_up_when_fatal(raft.clone(), give_up));
         runtime.spawn(background::announce_leaders(raft.clone()));
         runtime.spawn(background::learn_addresses(
             raft.clone(),
@@ -110,30 +140,71 @@ impl Consensus {
                 snapshots,
                 applied,
                 runtime: Mutex::new(Some(runtime)),
+                watchdog: Mutex::new(Some(watchdog)),
+                stopping,
             }),
         })
     }
 }
 
-/// Refuses a log and a catalog that cannot have been left behind by one node: one of the two is gone. A log that forgot its
-/// vote could vote twice, and a catalog cannot be made again from a log whose beginning was removed.
+/// Puts something around a disk.
+type AroundDisk = Box<dyn FnOnce(Box<dyn Disk>) -> Box<dyn Disk> + Send>;
+
+/// What consensus runs on. Tests run it on machines whose disks fail.
+pub(super) struct Machine {
+    /// Stands between the log and its disk.
+    pub(super) disk: AroundDisk,
+    /// Called when this node must not go on.
+    pub(super) give_up: GiveUp,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { disk: Box::new(|disk| disk), give_up: Arc::new(background::abort) }
+    }
+}
+
+/// What a catalog says about the log beside it.
+struct Position {
+    /// The last entry in it.
+    applied: Option<LogId>,
+    /// The last entry in it that was on disk in the log as well.
+    durable: Option<u64>,
+    /// The last entry in the newest snapshot of it.
+    stored: Option<LogId>,
+}
+
+/// Refuses a log and a catalog that cannot have been left behind by one node: one of the two is gone, or older than the
+/// other. A log that forgot its vote could vote twice, and a catalog cannot be made again from a log whose beginning was
+/// removed.
 fn fit_together(
     log: &LogStore,
     log_path: &Path,
-    applied: Option<LogId>,
-    stored: Option<LogId>,
+    position: &Position,
     state_path: &Path,
 ) -> Result<(), StartError> {
+    let lost_log = |reason: String| LogStoreError::Damaged { path: log_path.to_owned(), reason };
+    let Position { applied, durable, stored } = position;
     if let Some(applied) = applied
         && log.is_pristine()
     {
-        let reason = format!(
+        return Err(lost_log(format!(
             "it is empty, but the catalog beside it has entry {}: the log was lost or moved away",
             applied.index
-        );
-        return Err(LogStoreError::Damaged { path: log_path.to_owned(), reason }.into());
+        ))
+        .into());
     }
-    let reached = applied.max(stored);
+    let end = log.last().max(*stored).map_or(0, |last| last.index);
+    if let Some(durable) = durable
+        && *durable > end
+    {
+        return Err(lost_log(format!(
+            "it ends at entry {end}, but entry {durable} was in it when the catalog beside it was written: the log went back \
+             in time"
+        ))
+        .into());
+    }
+    let reached = *applied.max(stored);
     if let Some(purged) = log.purged()
         && reached < Some(purged)
     {

@@ -25,12 +25,14 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::watch;
 
+use super::log_store::DiskHealth;
 use super::snapshot::{SnapshotStore, StoredSnapshot};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes};
 use crate::state::{SnapshotView, StateDb, StateError};
 
 pub(super) const APPLIED_KEY: &[u8] = b"applied";
 pub(super) const MEMBERSHIP_KEY: &[u8] = b"membership";
+const DURABLE_KEY: &[u8] = b"durable";
 
 /// The most entries and bytes of commands in one write. Bounds the memory of a transaction and how long readers wait for
 /// the next version; large enough that the cost of a write does not matter.
@@ -43,6 +45,8 @@ pub(super) struct StateMachine {
     snapshots: Arc<SnapshotStore>,
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// Tells how much of the log is on disk.
+    disk: Arc<DiskHealth>,
     announce: watch::Sender<u64>,
 }
 
@@ -54,6 +58,7 @@ impl StateMachine {
     pub(super) fn open(
         state: Arc<StateDb>,
         snapshots: Arc<SnapshotStore>,
+        disk: Arc<DiskHealth>,
         announce: watch::Sender<u64>,
     ) -> io::Result<Self> {
         let (applied, membership) = decode_position(
@@ -61,12 +66,19 @@ impl StateMachine {
             state.meta(MEMBERSHIP_KEY).map_err(io::Error::other)?,
         )?;
         announce.send_replace(applied.map_or(0, |applied| applied.index));
-        Ok(Self { state, snapshots, applied, membership, announce })
+        Ok(Self { state, snapshots, applied, membership, disk, announce })
     }
 
     /// The last entry in the catalog.
     pub(super) fn applied(&self) -> Option<LogId> {
         self.applied
+    }
+
+    /// The last entry in the catalog that was on disk in the log of this node, or of the one that the catalog came from, when
+    /// the catalog was written. A log with less than that has lost something, unless a snapshot stands in for it.
+    pub(super) fn durable(&self) -> Option<u64> {
+        let bytes = self.state.meta(DURABLE_KEY).ok()??;
+        bytes.try_into().ok().map(u64::from_be_bytes)
     }
 
     /// Applies one batch and answers its proposers.
@@ -102,6 +114,10 @@ impl StateMachine {
         }
         let changes = transaction.into_batch();
         let mut meta = vec![(APPLIED_KEY, codec::encode(&applied))];
+        let durable = self.disk.durable().min(applied.map(|applied| applied.index));
+        if let Some(durable) = durable {
+            meta.push((DURABLE_KEY, durable.to_be_bytes().to_vec()));
+        }
         if let Some(membership) = &membership {
             meta.push((MEMBERSHIP_KEY, codec::encode(membership)));
         }

@@ -1,5 +1,6 @@
 //! Consensus as its users see it: real nodes, real sockets, real disks, and crashes.
 
+mod disks;
 mod harness;
 mod membership;
 mod snapshots;
@@ -270,6 +271,27 @@ async fn a_node_that_lost_its_log_or_its_catalog_does_not_start() {
     }
     cluster.propose_on(one).await;
     cluster.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_from_an_old_backup_is_refused() {
+    let mut cluster = Cluster::start(RaftSettings::default()).await;
+    cluster.propose_on(0).await;
+    let node = (cluster.leader().await + 1) % 3;
+    cluster.nodes[node].kill().await;
+    let path = cluster.nodes[node].directory.path().join("raft");
+    let backup = cluster.nodes[node].directory.path().join("backup");
+    crate::state::link_or_copy_all(&path, &backup).unwrap();
+    cluster.nodes[node].start().await;
+    for _ in 0..10 {
+        cluster.propose_on(node).await;
+    }
+    cluster.nodes[node].kill().await;
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&backup, &path).unwrap();
+    let refusal = refusal_of(&cluster.nodes[node]).await;
+    assert!(refusal.contains("the log went back in time"), "{refusal}");
+    assert!(refusal.contains("join again as a new node"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

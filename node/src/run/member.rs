@@ -470,6 +470,7 @@ fn settings_of(config: &Config) -> RaftSettings {
         election_max_ms: millis(config.raft.election_max),
         snapshot_every_entries: config.raft.snapshot_every_entries,
         keep_entries: config.raft.keep_entries,
+        ..RaftSettings::default()
     }
 }
 

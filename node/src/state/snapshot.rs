@@ -6,7 +6,7 @@ use cluster::view::{TableId, View, ViewError, Visitor};
 use rocksdb::{DB, SnapshotWithThreadMode};
 use self_cell::self_cell;
 
-use super::{META, OpenDb, StateError, bounds, view_error, visit_all};
+use super::{META, OpenDb, StateError, bounds, visit_all};
 
 type Snapshot<'a> = SnapshotWithThreadMode<'a, DB>;
 
@@ -45,7 +45,7 @@ impl View for SnapshotView {
         self.0.with_dependent(|database, snapshot| {
             snapshot
                 .get_cf(database.family(table.name()), key)
-                .map_err(|error| view_error(table, error))
+                .map_err(|error| database.view_error(table, error))
         })
     }
 
@@ -62,7 +62,7 @@ impl View for SnapshotView {
         self.0.with_dependent(|database, snapshot| {
             let rows =
                 snapshot.raw_iterator_cf_opt(database.family(table.name()), bounds(from, to));
-            visit_all(rows, visit).map_err(|error| view_error(table, error))
+            visit_all(rows, visit).map_err(|error| database.view_error(table, error))
         })
     }
 }

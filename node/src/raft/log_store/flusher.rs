@@ -6,11 +6,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
-use rocksdb::DB;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::types::TypeConfig;
@@ -22,38 +22,122 @@ const QUEUE_LENGTH: usize = 1024;
 /// An fsync that takes longer is worth a line in the log: a healthy disk needs milliseconds.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// What brings the log's writes to disk. There is one; tests put a sick one in its place.
+pub(in crate::raft) trait Disk: Send + 'static {
+    /// Returns when all that was written before is on disk. Blocks.
+    ///
+    /// # Errors
+    /// When it is not; nobody can know then what is.
+    fn sync(&self) -> Result<(), String>;
+}
+
 /// Who is told when a write is on disk.
 pub(super) enum Waiter {
-    Entries(IOFlushed<TypeConfig>),
+    /// The index of the last entry goes with it.
+    Entries(IOFlushed<TypeConfig>, Option<u64>),
     Vote(oneshot::Sender<io::Result<()>>),
+    /// Nobody: it only shows whether the disk still works.
+    Canary,
 }
 
 impl Waiter {
     fn complete(self, result: io::Result<()>) {
         match self {
-            Self::Entries(callback) => callback.io_completed(result),
+            Self::Entries(callback, _) => callback.io_completed(result),
             Self::Vote(done) => {
                 // Whoever asked has been dropped; the write itself counts all the same.
                 let _ = done.send(result);
             }
+            Self::Canary => {}
         }
+    }
+}
+
+/// How the disk does.
+#[derive(Debug)]
+pub(in crate::raft) struct DiskHealth {
+    started: Instant,
+    /// When the oldest write was submitted that is being brought to disk: nanoseconds since `started`, 0 for none.
+    flushing: AtomicU64,
+    /// When a write to the kernel began that has not returned, likewise.
+    writing: AtomicU64,
+    /// When the last fsync succeeded, likewise.
+    flushed: AtomicU64,
+    /// The index after the last entry that is known to be on disk.
+    durable_end: AtomicU64,
+}
+
+impl DiskHealth {
+    fn new(durable: Option<u64>) -> Self {
+        Self {
+            started: Instant::now(),
+            flushing: AtomicU64::new(0),
+            writing: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            durable_end: AtomicU64::new(durable.map_or(0, |last| last + 1)),
+        }
+    }
+
+    fn stamp(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.started);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Names the work that the disk has not finished, and tells how old it is. `None` when it has finished everything.
+    pub(in crate::raft) fn unfinished(&self) -> Option<(u64, Duration)> {
+        let stamps = [self.flushing.load(Ordering::Acquire), self.writing.load(Ordering::Acquire)];
+        let oldest = stamps.into_iter().filter(|stamp| *stamp != 0).min()?;
+        Some((oldest, self.started.elapsed().saturating_sub(Duration::from_nanos(oldest))))
+    }
+
+    /// How long ago the last fsync ended well.
+    pub(in crate::raft) fn last_success(&self) -> Duration {
+        let at = Duration::from_nanos(self.flushed.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(at)
+    }
+
+    /// The last entry that is certainly on disk.
+    pub(in crate::raft) fn durable(&self) -> Option<u64> {
+        self.durable_end.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Does `work`, which may block on the disk.
+    pub(super) fn while_writing<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.writing.store(self.stamp(Instant::now()), Ordering::Release);
+        let done = work();
+        self.writing.store(0, Ordering::Release);
+        done
     }
 }
 
 /// The handle of the thread. Dropping it waits for the writes under way.
 pub(super) struct Flusher {
-    queue: Option<mpsc::Sender<Waiter>>,
+    queue: Option<mpsc::Sender<(Instant, Waiter)>>,
     thread: Option<JoinHandle<()>>,
+    health: Arc<DiskHealth>,
 }
 
 impl Flusher {
-    pub(super) fn start(db: Arc<DB>) -> Self {
+    /// Starts the thread. `durable` is the last entry that is on disk already.
+    pub(super) fn start(disk: Box<dyn Disk>, durable: Option<u64>) -> Self {
         let (queue, waiters) = mpsc::channel(QUEUE_LENGTH);
+        let health = Arc::new(DiskHealth::new(durable));
         let thread = std::thread::Builder::new()
             .name("raft-flush".to_owned())
-            .spawn(move || run(&db, waiters))
+            .spawn({
+                let health = Arc::clone(&health);
+                move || run(disk.as_ref(), &health, waiters)
+            })
             .expect("a thread can be started while the node starts");
-        Self { queue: Some(queue), thread: Some(thread) }
+        Self { queue: Some(queue), thread: Some(thread), health }
+    }
+
+    pub(super) fn health(&self) -> &Arc<DiskHealth> {
+        &self.health
+    }
+
+    fn queue(&self) -> &mpsc::Sender<(Instant, Waiter)> {
+        self.queue.as_ref().expect("the queue is taken only when this is dropped")
     }
 
     /// Has `waiter` told when all that was written before this call is on disk.
@@ -61,8 +145,15 @@ impl Flusher {
     /// # Errors
     /// When the thread has ended, which it does only with the store.
     pub(super) async fn submit(&self, waiter: Waiter) -> io::Result<()> {
-        let queue = self.queue.as_ref().expect("the queue is taken only when this is dropped");
-        queue.send(waiter).await.map_err(|_| io::Error::other("the flusher has stopped"))
+        self.queue()
+            .send((Instant::now(), waiter))
+            .await
+            .map_err(|_| io::Error::other("the flusher has stopped"))
+    }
+
+    /// Has the disk asked for a sign of life, unless it has enough to do.
+    pub(super) fn submit_canary(&self) {
+        let _ = self.queue().try_send((Instant::now(), Waiter::Canary));
     }
 }
 
@@ -77,7 +168,7 @@ impl Drop for Flusher {
     }
 }
 
-fn run(db: &DB, mut queue: mpsc::Receiver<Waiter>) {
+fn run(disk: &dyn Disk, health: &DiskHealth, mut queue: mpsc::Receiver<(Instant, Waiter)>) {
     // After a failed fsync the kernel may have dropped the pages, and a second one would wrongly succeed: no write of this
     // process counts any more.
     let mut failed: Option<String> = None;
@@ -85,16 +176,35 @@ fn run(db: &DB, mut queue: mpsc::Receiver<Waiter>) {
     while queue.blocking_recv_many(&mut waiters, QUEUE_LENGTH) > 0 {
         if failed.is_none() {
             let started = Instant::now();
-            if let Err(error) = db.flush_wal(true) {
-                failed = Some(error.into_string());
+            let oldest = waiters.first().map_or(started, |(submitted, _)| *submitted);
+            health.flushing.store(health.stamp(oldest), Ordering::Release);
+            match disk.sync() {
+                Ok(()) => {
+                    let mut ends = waiters.iter().rev().filter_map(|(_, waiter)| match waiter {
+                        Waiter::Entries(_, last) => *last,
+                        Waiter::Vote(_) | Waiter::Canary => None,
+                    });
+                    if let Some(last) = ends.next() {
+                        health.durable_end.store(last + 1, Ordering::Release);
+                    }
+                    health.flushed.store(health.stamp(Instant::now()), Ordering::Release);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error,
+                        "the log could not be brought to disk: this node writes no more"
+                    );
+                    failed = Some(error);
+                }
             }
+            health.flushing.store(0, Ordering::Release);
             let took = started.elapsed();
             metrics::histogram!("reelraft_raft_fsync_seconds").record(took);
             if took > SLOW {
                 tracing::warn!(milliseconds = took.as_millis(), "the disk of the log is slow");
             }
         }
-        for waiter in waiters.drain(..) {
+        for (_, waiter) in waiters.drain(..) {
             waiter.complete(match &failed {
                 None => Ok(()),
                 Some(reason) => Err(io::Error::other(reason.clone())),

@@ -22,10 +22,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
         let log = LogStore::open(&directory.path().join("raft"), OWNER).unwrap();
+        let health = log.health();
         let path = directory.path().join("state");
         let state = Arc::new(StateDb::open(&path).unwrap());
         let snapshots = Arc::new(SnapshotStore::open(&path).unwrap());
-        let machine = StateMachine::open(state, snapshots, watch::channel(0).0).unwrap();
+        let machine = StateMachine::open(state, snapshots, health, watch::channel(0).0).unwrap();
         Ok((directory, log, machine))
     }
 }
@@ -107,6 +108,11 @@ async fn entries_must_follow_each_other() {
     append(&mut store, 3..4).await;
 }
 
+/// Where the last mark of an fsync begins, with what RocksDB puts before its key.
+fn last_mark(bytes: &[u8]) -> usize {
+    memchr::memmem::rfind(bytes, durable_mark::KEY).unwrap() - 22
+}
+
 #[tokio::test]
 async fn a_write_that_was_cut_off_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
@@ -116,11 +122,25 @@ async fn a_write_that_was_cut_off_is_dropped() {
     }
     let path = write_ahead_log(&directory);
     let bytes = fs::read(&path).unwrap();
-    fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    // Before it was on disk: no mark says that it was.
+    fs::write(&path, &bytes[..last_mark(&bytes) - 5]).unwrap();
     let mut store = open(&directory).unwrap();
     assert_eq!(indexes(&mut store).await, (0..49).collect::<Vec<_>>());
     append(&mut store, 49..60).await;
     assert_eq!(indexes(&mut store).await.len(), 60);
+}
+
+#[tokio::test]
+async fn a_mark_that_was_cut_off_costs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let mut store = open(&directory).unwrap();
+        append(&mut store, 0..50).await;
+    }
+    let path = write_ahead_log(&directory);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    assert_eq!(indexes(&mut open(&directory).unwrap()).await.len(), 50);
 }
 
 #[tokio::test]
@@ -138,6 +158,117 @@ async fn damage_in_the_middle_is_refused_with_a_remedy() {
     let error = open(&directory).err().unwrap();
     assert!(matches!(error, LogStoreError::Damaged { .. }));
     assert!(error.to_string().contains("join again as a new node"), "{error}");
+}
+
+/// All that a node has promised to remember.
+async fn promises(store: &mut LogStore) -> io::Result<(Option<Vote>, Vec<Entry>)> {
+    Ok((store.read_vote().await?, store.try_get_log_entries(..).await?))
+}
+
+/// Opens what is in `directory`, and returns what it promises, or why it refuses.
+async fn reopen(directory: &TempDir) -> Result<(Option<Vote>, Vec<Entry>), String> {
+    let mut store = open(directory).map_err(|error| error.to_string())?;
+    promises(&mut store).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_costs_no_promise() {
+    // Once with everything in the write-ahead log, and once in a sorted file with more in the write-ahead log.
+    let original = tempfile::tempdir().unwrap();
+    let (mut found, mut harmless) = (0, 0);
+    for first in [0, 20] {
+        {
+            let mut store = open(&original).unwrap();
+            append(&mut store, first..first + 20).await;
+            store.save_vote(&Vote::new_committed(first + 7, 2)).await.unwrap();
+        }
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&original, &copy);
+        let expected = reopen(&copy).await.unwrap();
+        assert_eq!(expected.1.len() as u64, first + 20);
+        for file in files(&original) {
+            // What RocksDB writes for people, and does not need.
+            let name = file.to_str().unwrap();
+            if ["LOG", "LOCK", "OPTIONS"].iter().any(|other| name.starts_with(other)) {
+                continue;
+            }
+            let path = original.path().join("raft").join(&file);
+            let length = fs::metadata(&path).unwrap().len();
+            for position in (0..length * 8).step_by((length as usize / 8) | 1) {
+                let copy = tempfile::tempdir().unwrap();
+                copy_files(&original, &copy);
+                let target = copy.path().join("raft").join(&file);
+                let mut bytes = fs::read(&target).unwrap();
+                bytes[position as usize / 8] ^= 1 << (position % 8);
+                fs::write(&target, bytes).unwrap();
+                match reopen(&copy).await {
+                    Err(_) => found += 1,
+                    Ok(promised) => {
+                        let place = format!("bit {position} of {file:?} after {first}");
+                        assert_eq!(promised, expected, "{place}");
+                        harmless += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{found} found, {harmless} harmless");
+    assert!(found > harmless);
+}
+
+/// The bits that RocksDB cannot make sense of: those of lengths and kinds of records.
+#[tokio::test]
+async fn a_flipped_bit_in_the_head_of_a_record_costs_no_promise() {
+    let original = tempfile::tempdir().unwrap();
+    {
+        let mut store = open(&original).unwrap();
+        append(&mut store, 0..10).await;
+        store.save_vote(&Vote::new_committed(7, 2)).await.unwrap();
+    }
+    let path = write_ahead_log(&original);
+    let bytes = fs::read(&path).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(&original, &copy);
+    let expected = reopen(&copy).await.unwrap();
+    let last = last_mark(&bytes);
+    // The records of an entry in the middle and what follows, then that of the vote and its mark.
+    let mut heads = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        heads.push(at);
+        at += 7 + usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+    }
+    assert_eq!(at, bytes.len());
+    assert_eq!(*heads.last().unwrap(), last);
+    let mut silent = 0;
+    for head in heads[6..9].iter().chain(&heads[heads.len() - 2..]) {
+        for bit in 0..7 * 8 {
+            let mut damaged = bytes.clone();
+            damaged[head + bit / 8] ^= 1 << (bit % 8);
+            let copy = tempfile::tempdir().unwrap();
+            copy_files(&original, &copy);
+            fs::write(copy.path().join("raft").join(path.file_name().unwrap()), damaged).unwrap();
+            if let Ok(promised) = reopen(&copy).await {
+                assert_eq!(promised, expected, "bit {bit} of the record at {head}");
+                silent += 1;
+            }
+        }
+    }
+    // Damage to the last mark costs nothing.
+    assert!(silent <= 7 * 8, "{silent}");
+}
+
+fn files(directory: &TempDir) -> Vec<std::ffi::OsString> {
+    let entries = fs::read_dir(directory.path().join("raft")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+fn copy_files(from: &TempDir, to: &TempDir) {
+    fs::create_dir_all(to.path().join("raft")).unwrap();
+    for file in files(from) {
+        let path = from.path().join("raft").join(&file);
+        fs::copy(path, to.path().join("raft").join(&file)).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -181,4 +312,56 @@ async fn a_missing_write_ahead_log_is_refused() {
         }
     }
     assert!(matches!(open(&directory).err(), Some(LogStoreError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_log_that_somebody_else_has_open_is_not_called_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(&directory).unwrap();
+    let error = open(&directory).err().unwrap();
+    assert!(matches!(error, LogStoreError::Disk { .. }), "{error}");
+}
+
+/// A disk that is full, as far as one file is concerned: the limit on its size is reached.
+#[tokio::test]
+async fn a_full_disk_ends_the_log_with_a_reason_and_costs_nothing_that_was_promised() {
+    const ROOT: &str = "REELRAFT_TEST_ROOT";
+    if let Some(root) = std::env::var_os(ROOT) {
+        // The child: writes until it cannot, and says how far it came.
+        let mut store = LogStore::open(Path::new(&root), OWNER).unwrap();
+        let mut acknowledged = 0;
+        let error = loop {
+            match store.blocking_append([entry(acknowledged)]).await {
+                Ok(()) => acknowledged += 1,
+                Err(error) => break error,
+            }
+        };
+        let vote = store.save_vote(&Vote::new_committed(9, 2)).await;
+        let again = store.blocking_append([entry(acknowledged)]).await;
+        println!("{acknowledged} entries, {} {}, {error}", vote.is_err(), again.is_err());
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let name = std::thread::current().name().unwrap().to_owned();
+    let full = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\" --exact --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(ROOT, directory.path().join("raft"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(full.stdout).unwrap();
+    let line = said.lines().find(|line| line.contains(" entries, ")).unwrap_or_else(|| {
+        panic!("{said} {}", String::from_utf8_lossy(&full.stderr));
+    });
+    assert!(line.contains("true true"), "{line}");
+    assert!(line.contains("File too large"), "{line}");
+    let acknowledged: u64 = line.split(' ').next().unwrap().parse().unwrap();
+    assert!(acknowledged > 100, "{line}");
+
+    // With room again it goes on.
+    let mut store = open(&directory).unwrap();
+    let found = indexes(&mut store).await.len() as u64;
+    assert!(found == acknowledged || found == acknowledged + 1, "{found}: {line}");
+    append(&mut store, found..found + 10).await;
 }

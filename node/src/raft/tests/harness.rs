@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use cluster::catalog;
@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use super::super::log_store::Disk;
+use super::super::start::Machine;
 use super::super::{Consensus, RaftSettings};
 use crate::rpc;
 use crate::rpc::envelope::LocalNode;
@@ -72,6 +74,8 @@ pub(super) struct Running {
 impl Running {
     /// Ends the threads as a crash would, and waits until they are gone.
     fn end(&mut self) {
+        self.consensus.inner.stopping.cancel();
+        drop(self.consensus.inner.watchdog.lock().unwrap().take());
         let threads = self.consensus.inner.runtime.lock().unwrap().take();
         for runtime in self.sockets.take().into_iter().chain(threads) {
             runtime.shutdown_timeout(Duration::from_secs(5));
@@ -89,11 +93,53 @@ impl Drop for Running {
     }
 }
 
+/// What a disk suffers from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Disease {
+    #[default]
+    None,
+    /// Nothing comes back.
+    Hangs,
+    /// Writes fail.
+    Fails,
+}
+
+/// Makes the disk of a node sick and well.
+#[derive(Clone, Default)]
+pub(super) struct DiskSwitch(Arc<(Mutex<Disease>, Condvar)>);
+
+impl DiskSwitch {
+    pub(super) fn set(&self, disease: Disease) {
+        *self.0.0.lock().unwrap() = disease;
+        self.0.1.notify_all();
+    }
+}
+
+struct SickDisk {
+    well: Box<dyn Disk>,
+    switch: DiskSwitch,
+}
+
+impl Disk for SickDisk {
+    fn sync(&self) -> Result<(), String> {
+        let (disease, changed) = &*self.switch.0;
+        let disease = disease.lock().unwrap();
+        let disease = *changed.wait_while(disease, |now| *now == Disease::Hangs).unwrap();
+        match disease {
+            Disease::Fails => Err("Input/output error".to_owned()),
+            Disease::None | Disease::Hangs => self.well.sync(),
+        }
+    }
+}
+
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) address: SocketAddr,
     pub(super) directory: TempDir,
     pub(super) settings: RaftSettings,
+    pub(super) disk: DiskSwitch,
+    /// Why it ended itself.
+    pub(super) gave_up: Arc<Mutex<Option<String>>>,
     pub(super) running: Option<Running>,
 }
 
@@ -105,10 +151,16 @@ impl Node {
             .enable_all()
             .build()
             .unwrap();
+        let (disk, gave_up) = (self.disk.clone(), Arc::clone(&self.gave_up));
+        let machine = Machine {
+            disk: Box::new(move |well| Box::new(SickDisk { well, switch: disk })),
+            give_up: Arc::new(move |reason| {
+                gave_up.lock().unwrap().get_or_insert(reason.to_owned());
+            }),
+        };
+        let (directory, peers) = (self.directory.path(), testing::peers(local));
         let consensus =
-            Consensus::start(self.settings, self.directory.path(), testing::peers(local))
-                .await
-                .unwrap();
+            Consensus::start_on(self.settings, directory, peers, machine).await.unwrap();
         let listener = sockets.spawn(rpc::bind(self.address)).await.unwrap().unwrap();
         self.address = listener.local_addr().unwrap();
         let mut services = Routes::builder();
@@ -121,6 +173,8 @@ impl Node {
     /// Ends the node as a crash would: nothing is told to stop, nothing is flushed.
     pub(super) async fn kill(&mut self) {
         let running = self.running.take().unwrap();
+        // The threads that wait for the disk have to end.
+        self.disk.set(Disease::None);
         tokio::task::spawn_blocking(move || drop(running)).await.unwrap();
     }
 
@@ -173,6 +227,8 @@ impl Cluster {
             address: ([127, 0, 0, 1], 0).into(),
             directory: tempfile::tempdir().unwrap(),
             settings,
+            disk: DiskSwitch::default(),
+            gave_up: Arc::default(),
             running: None,
         };
         node.start().await;

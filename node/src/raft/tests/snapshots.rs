@@ -21,6 +21,8 @@ const SETTINGS: RaftSettings = RaftSettings {
     election_max_ms: 500,
     snapshot_every_entries: 50,
     keep_entries: 60,
+    stall_ms: 3_000,
+    hang_ms: 15_000,
 };
 
 /// Fills the catalog of a node that does not run. The rows mean nothing to the program, which never looks at them here.
