@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "proto/blocks.proto",
                 "proto/cluster.proto",
                 "proto/join.proto",
+                "proto/operations.proto",
                 "proto/raft.proto",
             ],
             &["proto"],

@@ -8,6 +8,7 @@
 //! - Results go to standard output, everything else to standard error. Every listing takes `--json`.
 //! - An error ends with a status other than 0, says what went wrong and, where that is known, what to do.
 
+mod backup;
 mod client;
 mod cluster;
 mod dev;
@@ -47,6 +48,9 @@ enum Command {
     /// Hand out the right to join the cluster
     #[command(subcommand)]
     Token(token::Command),
+    /// Write the catalog to a file, and make a cluster from one
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Upload, list, show and delete videos
     #[command(subcommand)]
     Video(video::Command),
@@ -76,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster(command) => on_one_thread(cluster::run(command))?,
         Command::Node(command) => on_one_thread(node::run(command))?,
         Command::Token(command) => on_one_thread(token::run(command))?,
+        Command::Backup(command) => on_one_thread(backup::run(command))?,
         Command::Video(command) => on_one_thread(video::run(command))?,
         Command::Version => output::line(&format!("reelraft {}", crate::VERSION)),
         Command::MediaWorker => return Ok(crate::media::worker_main()),
@@ -116,6 +121,16 @@ mod tests {
             "node join rrj1_AAAA --to 127.0.0.1:9080 --data-dir ./data/other",
             "cluster status --json",
             "cluster doctor --json",
+            "cluster audit --limit 10 --json",
+            "cluster recover --from ./old --data-dir ./new",
+            "node drain 3",
+            "node drain 3 --cancel",
+            "node remove 3 --force",
+            "node maintenance 3 --for 2h",
+            "node maintenance 3 --end",
+            "backup create catalog.backup",
+            "backup verify catalog.backup --json",
+            "backup restore catalog.backup --data-dir ./new --blocks ./old",
             "node list --json --url http://127.0.0.1:8080",
             "video upload clip.mp4 --title T --visibility unlisted --wait",
             "video list --json",

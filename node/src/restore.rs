@@ -7,29 +7,151 @@
 //! # Invariants
 //!
 //! - Only a directory that belongs to no node is written to, and a backup that turns out to be damaged leaves it empty.
-//! - The node's identity is written after everything else, by the caller: a crash before leaves databases without one,
-//!   which are refused at every start.
+//! - The node's identity is written after everything else: a crash before leaves databases without one, which are refused at
+//!   every start.
+//! - An old node's directory is read, but for its blocks: these move to the new one, by a rename, as the last thing.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
 use cluster::apply::{Rebirth, rebirth};
 use cluster::ids::NodeId;
+use cluster::tables::authority::{AuthorityRow, PrivateKey};
 use cluster::view::Transaction;
 
-use crate::backup::{Reader, Summary};
-use crate::identity::DataDir;
-use crate::raft;
+use crate::authority::{Authority, CERTIFICATE_LIFE, SigningRequest};
+use crate::backup::{self, Reader, Summary};
+use crate::identity::{DataDir, Identity, random_id};
+use crate::milliseconds;
+use crate::raft::{self, salvage};
 use crate::rpc::envelope::LocalNode;
 use crate::state::StateDb;
+
+/// A cluster that began with an old catalog.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    pub identity: Identity,
+    pub summary: Summary,
+}
+
+/// Makes `to` the directory of the first node of a new cluster, which goes on with the catalog in `backup`. The blocks of
+/// the old node in `blocks` become the new one's.
+///
+/// # Errors
+/// When `to` is not empty, the backup is damaged, the old node runs, or the disk fails.
+pub async fn restore<R: Read>(
+    backup: Reader<R>,
+    to: &Path,
+    blocks: Option<&Path>,
+    actor: &str,
+) -> anyhow::Result<Restored> {
+    // Held to the end: nobody may start the old node while its blocks move.
+    let old = blocks.map(DataDir::open).transpose()?;
+    let data_dir = DataDir::open(to)?;
+    let (cluster_id, now) = (random_id(), SystemTime::now());
+    let authority = Authority::create(cluster_id, now)?;
+    let key = data_dir.tls().key()?;
+    let new = Rebirth {
+        cluster_id,
+        authority: AuthorityRow {
+            certificate_der: authority.certificate().to_vec(),
+            key_der: PrivateKey(authority.key_der().to_vec()),
+            created_ms: milliseconds(now),
+        },
+        founder: key.public_key_hash(),
+        time_ms: milliseconds(now),
+        actor: actor.to_owned(),
+    };
+    let (first, summary) = restore_catalog(backup, &data_dir, &new).await?;
+    let request = SigningRequest::parse(&key.request()?)?;
+    let certificate = authority.sign(&request, cluster_id, first, now, CERTIFICATE_LIFE)?;
+    data_dir.tls().store(&certificate, authority.certificate())?;
+    if let Some(old) = &old {
+        move_blocks(old, &data_dir)?;
+    }
+    let identity = Identity::new(cluster_id, first, Vec::new());
+    data_dir.adopt(&identity)?;
+    data_dir.close();
+    if let Some(old) = old {
+        old.close();
+    }
+    Ok(Restored { identity, summary })
+}
+
+/// What a node still had, and the cluster that goes on with it.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    pub old: Identity,
+    /// The last entry of the log that was taken over, and the last one that the node knew to be decided.
+    pub index: u64,
+    pub decided: u64,
+    pub restored: Restored,
+}
+
+/// Makes `to` the directory of the first node of a new cluster, which goes on with what the node in `from` has: its
+/// catalog, all of its log, and its blocks.
+///
+/// # Errors
+/// When the old node runs or its files are damaged, `to` is not empty, or the disk fails.
+pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Recovered> {
+    let file = to.join("recovered.backup");
+    let (identity, index, decided) = {
+        let old = DataDir::open(from)?;
+        let identity = old.identity()?.with_context(|| {
+            format!("{} belongs to no node: there is nothing to recover", from.display())
+        })?;
+        let new = DataDir::open(to)?;
+        ensure!(
+            new.identity()?.is_none(),
+            "{} belongs to a node already: recover to an empty directory",
+            to.display()
+        );
+        let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
+        let scratch = new.path().join("salvaged");
+        ensure!(is_empty(&scratch)?, "{} is left from an earlier attempt", scratch.display());
+        let salvaged = salvage(&old.state(), &old.raft(), local, &scratch).await?;
+        let mut out = BufWriter::new(File::create(&file)?);
+        backup::write(&salvaged.state, salvaged.index, &mut out)?;
+        out.flush()?;
+        out.get_ref().sync_all()?;
+        let (index, decided) = (salvaged.index, salvaged.decided);
+        drop(salvaged);
+        fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+        old.close();
+        (identity, index, decided)
+    };
+    let backup = Reader::open(BufReader::new(File::open(&file)?))?;
+    let restored = restore(backup, to, Some(from), actor).await?;
+    Ok(Recovered { old: identity, index, decided, restored })
+}
+
+fn move_blocks(old: &DataDir, new: &DataDir) -> anyhow::Result<()> {
+    let (from, to) = (old.content(), new.content());
+    if !from.exists() {
+        return Ok(());
+    }
+    ensure!(is_empty(&to)?, "{} is not empty: it would be replaced", to.display());
+    fs::rename(&from, &to).with_context(|| {
+        format!(
+            "move the blocks from {} to {} (they have to be on the same file system)",
+            from.display(),
+            to.display()
+        )
+    })?;
+    for directory in [old.path(), new.path()] {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
 
 /// Makes the databases of the first node of `new` in `data_dir`, from the rows that `backup` yields. Returns the node's id.
 ///
 /// # Errors
 /// When the directory is not empty, the backup is damaged, or the disk fails.
-pub async fn restore<R: Read>(
+async fn restore_catalog<R: Read>(
     backup: Reader<R>,
     data_dir: &DataDir,
     new: &Rebirth,

@@ -23,6 +23,7 @@ pub mod join;
 pub mod late;
 pub mod local;
 pub mod members_only;
+pub mod operations;
 pub mod peers;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -52,6 +52,7 @@ use crate::rpc::cluster::ClusterService;
 use crate::rpc::join::JoinService;
 use crate::rpc::late::Late;
 use crate::rpc::members_only::MembersOnly;
+use crate::rpc::operations::OperationsService;
 use crate::rpc::tls::Tls;
 use crate::{VERSION, founding, metrics, raft, rpc};
 
@@ -140,7 +141,8 @@ pub async fn serve(
         tokio::spawn(rpc::serve(rpc_listener, tls, daemon.routes(), stop))
     };
     let admin_server = {
-        let routes = Routes::new(AdminServer::new(AdminService::new(daemon.clone())));
+        let routes = Routes::new(AdminServer::new(AdminService::new(daemon.clone())))
+            .add_service(OperationsService::server(daemon.clone()));
         tokio::spawn(rpc::local::serve(
             admin_listener,
             routes,

@@ -19,4 +19,5 @@ pub use generated::reelraft::admin::v1 as admin;
 pub use generated::reelraft::blocks::v1 as blocks;
 pub use generated::reelraft::cluster::v1 as cluster;
 pub use generated::reelraft::join::v1 as join;
+pub use generated::reelraft::operations::v1 as operations;
 pub use generated::reelraft::raft::v1 as raft;

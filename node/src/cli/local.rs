@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::rpc::admin::AdminApi;
+use crate::rpc::operations::OperationsApi;
 
 /// Which node to speak to.
 #[derive(Debug, clap::Args)]
@@ -17,5 +18,13 @@ impl Local {
     /// When no node runs on the directory, or this user may not speak to it.
     pub(super) async fn node(&self) -> anyhow::Result<AdminApi> {
         AdminApi::connect(&self.data_dir).await
+    }
+
+    /// For what concerns the whole cluster.
+    ///
+    /// # Errors
+    /// As [`Self::node`].
+    pub(super) async fn operations(&self) -> anyhow::Result<OperationsApi> {
+        OperationsApi::connect(&self.data_dir).await
     }
 }

@@ -1,5 +1,7 @@
 //! `reelraft node …`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use clap::Subcommand;
 use gateway::api;
 
@@ -17,6 +19,44 @@ pub(super) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Have a node hand over what it does, so that it can be removed
+    ///
+    /// It gives up its vote and its leadership, takes no more jobs, and its blocks are copied to others. Any node of the
+    /// cluster can be asked; `cluster status` shows how far it is.
+    Drain {
+        /// Its id
+        id: u64,
+        /// Keep it after all
+        #[arg(long)]
+        cancel: bool,
+        #[command(flatten)]
+        local: Local,
+    },
+    /// Take a node out of the cluster for ever
+    ///
+    /// Refused as long as that would not be safe: drain it first. Its directory is of no use afterwards.
+    Remove {
+        /// Its id
+        id: u64,
+        /// It is lost and will not come back
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        local: Local,
+    },
+    /// Say that somebody works on a node's machine, so that nobody takes over for it
+    Maintenance {
+        /// Its id
+        id: u64,
+        /// How long at most, such as 30m or 2h
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, required_unless_present = "end")]
+        length: Option<Duration>,
+        /// It is over
+        #[arg(long, conflicts_with = "length")]
+        end: bool,
+        #[command(flatten)]
+        local: Local,
     },
     /// Let the node on this machine join a cluster
     ///
@@ -43,6 +83,33 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 return output::json(&cluster.nodes);
             }
             output::line(&node_table(&cluster));
+            Ok(())
+        }
+        Command::Drain { id, cancel, local } => {
+            local.operations().await?.drain(id, cancel).await?;
+            output::line(&if cancel {
+                format!("node {id} stays")
+            } else {
+                format!("node {id} is being drained; `reelraft cluster status` shows how far it is")
+            });
+            Ok(())
+        }
+        Command::Remove { id, force, local } => {
+            local.operations().await?.remove(id, force).await?;
+            output::line(&format!("node {id} does not belong to the cluster any more"));
+            Ok(())
+        }
+        Command::Maintenance { id, length, end: _, local } => {
+            let until_ms = local.operations().await?.set_maintenance(id, length).await?;
+            output::line(&if until_ms == 0 {
+                format!("the maintenance of node {id} is over")
+            } else {
+                let until = UNIX_EPOCH + Duration::from_millis(until_ms);
+                format!(
+                    "node {id} is in maintenance until {}",
+                    humantime::format_rfc3339_seconds(until)
+                )
+            });
             Ok(())
         }
         Command::Join { token, to, local, json } => {

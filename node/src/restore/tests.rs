@@ -79,7 +79,7 @@ async fn cluster_with_videos(home: &TempDir) -> (Consensus, Vec<u8>) {
 
 async fn restored(bytes: &[u8], home: &TempDir) -> anyhow::Result<(NodeId, Summary)> {
     let data_dir = DataDir::open(home.path())?;
-    restore(Reader::open(bytes)?, &data_dir, &new()).await
+    restore_catalog(Reader::open(bytes)?, &data_dir, &new()).await
 }
 
 async fn assert_lives(home: &Path, first: NodeId, videos: u8) {

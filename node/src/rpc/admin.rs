@@ -34,6 +34,9 @@ use crate::{founding, joining};
 /// The longest answer: founding or joining, with all their own deadlines inside, so that the node's own words arrive.
 const ANSWER_MAX: Duration = Duration::from_secs(90);
 
+/// What a node says that is asked for what only members can do.
+pub(super) const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
+
 /// The server's side.
 pub struct AdminService {
     daemon: Arc<Daemon>,
@@ -46,16 +49,12 @@ impl AdminService {
     }
 
     fn member(&self) -> Result<Arc<Member>, Status> {
-        self.daemon.member().ok_or_else(|| {
-            Status::failed_precondition(
-                "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one",
-            )
-        })
+        self.daemon.member().ok_or_else(|| Status::failed_precondition(NO_CLUSTER))
     }
 }
 
 /// Who asks, for the audit log.
-fn actor(extensions: &Extensions, member: &Member) -> String {
+pub(super) fn actor(extensions: &Extensions, member: &Member) -> String {
     let user = extensions.get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     match user {
         Some(user) => format!("user {} on node {}", user.uid(), member.id()),
@@ -64,7 +63,7 @@ fn actor(extensions: &Extensions, member: &Member) -> String {
 }
 
 /// Has a command applied, and turns what came of it into a refusal if it was none.
-async fn propose(member: &Member, action: Action) -> Result<(), Status> {
+pub(super) async fn propose(member: &Member, action: Action) -> Result<(), Status> {
     let (reply, _) = member.consensus().propose(action).await.map_err(|error| {
         Status::aborted(format!("the cluster did not take it; this may be repeated: {error}"))
     })?;
@@ -276,7 +275,9 @@ impl AdminApi {
     }
 }
 
-async fn ask<T>(question: impl Future<Output = Result<Response<T>, Status>>) -> anyhow::Result<T> {
+pub(super) async fn ask<T>(
+    question: impl Future<Output = Result<Response<T>, Status>>,
+) -> anyhow::Result<T> {
     match tokio::time::timeout(ANSWER_MAX, question).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(words(&status)),
@@ -285,7 +286,7 @@ async fn ask<T>(question: impl Future<Output = Result<Response<T>, Status>>) -> 
 }
 
 /// What a status says to a person.
-fn words(status: &Status) -> anyhow::Error {
+pub(super) fn words(status: &Status) -> anyhow::Error {
     if status.code() == Code::Unimplemented {
         anyhow!("the node runs another version of reelraft, which does not know this request")
     } else if status.code() == Code::Unavailable && std::error::Error::source(status).is_some() {

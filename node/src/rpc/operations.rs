@@ -1,0 +1,249 @@
+//! What an operator asks of a cluster that runs: take nodes out of it, look after them, look back, make backups.
+//!
+//! Served beside [`super::admin`] behind the same socket. Any node of the cluster takes these requests; what they change
+//! goes through the log and is recorded there with who asked for it.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use cluster::catalog;
+use cluster::command::Action;
+use cluster::ids::NodeId;
+use futures::Stream;
+use proto::operations::operations_client::OperationsClient;
+use proto::operations::operations_server::{Operations, OperationsServer};
+use proto::operations::{
+    AuditEntry, BackupPart, BackupRequest, DrainReply, DrainRequest, ListAuditReply,
+    ListAuditRequest, RemoveReply, RemoveRequest, SetMaintenanceReply, SetMaintenanceRequest,
+};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::admin::{NO_CLUSTER, actor, ask, propose, words};
+use crate::run::{Daemon, Member};
+use crate::{backup, milliseconds};
+
+/// The most entries of the audit log in one answer.
+const AUDIT_MAX: u32 = 1000;
+
+/// Bytes of a backup in one message, and messages ahead of the reader.
+const PART_BYTES: usize = 256 << 10;
+const PARTS_AHEAD: usize = 4;
+
+/// How long whoever asked for a backup may not take any of it. It holds a thread and a snapshot of the catalog.
+const READER_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// The server's side.
+pub struct OperationsService {
+    daemon: Arc<Daemon>,
+}
+
+impl OperationsService {
+    #[must_use]
+    pub fn server(daemon: Arc<Daemon>) -> OperationsServer<Self> {
+        OperationsServer::new(Self { daemon })
+    }
+
+    fn member(&self) -> Result<Arc<Member>, Status> {
+        self.daemon.member().ok_or_else(|| Status::failed_precondition(NO_CLUSTER))
+    }
+}
+
+#[tonic::async_trait]
+impl Operations for OperationsService {
+    type BackupStream = std::pin::Pin<Box<dyn Stream<Item = Result<BackupPart, Status>> + Send>>;
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let member = self.member()?;
+        let actor = actor(request.extensions(), &member);
+        let DrainRequest { node, cancel } = request.into_inner();
+        let node = NodeId(node);
+        let action = if cancel {
+            Action::CancelDrain { node, actor }
+        } else {
+            Action::DrainNode { node, actor }
+        };
+        propose(&member, action).await?;
+        Ok(Response::new(DrainReply {}))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<RemoveReply>, Status> {
+        let member = self.member()?;
+        let actor = actor(request.extensions(), &member);
+        let RemoveRequest { node, force } = request.into_inner();
+        propose(&member, Action::RemoveNode { node: NodeId(node), force, actor }).await?;
+        Ok(Response::new(RemoveReply {}))
+    }
+
+    async fn set_maintenance(
+        &self,
+        request: Request<SetMaintenanceRequest>,
+    ) -> Result<Response<SetMaintenanceReply>, Status> {
+        let member = self.member()?;
+        let actor = actor(request.extensions(), &member);
+        let SetMaintenanceRequest { node, length_ms } = request.into_inner();
+        let until_ms =
+            (length_ms > 0).then(|| milliseconds(SystemTime::now()).saturating_add(length_ms));
+        propose(&member, Action::SetMaintenance { node: NodeId(node), until_ms, actor }).await?;
+        Ok(Response::new(SetMaintenanceReply { until_ms: until_ms.unwrap_or(0) }))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditReply>, Status> {
+        let member = self.member()?;
+        let limit = request.into_inner().limit.min(AUDIT_MAX);
+        let rows = catalog::audit(member.consensus().catalog().as_ref(), limit as usize)
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let entries = rows.into_iter().map(|(index, row)| AuditEntry {
+            index,
+            time_ms: row.time_ms,
+            actor: row.actor,
+            action: row.action,
+            outcome: row.outcome,
+        });
+        Ok(Response::new(ListAuditReply { entries: entries.collect() }))
+    }
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let member = self.member()?;
+        // Not older than what whoever asks has seen acknowledged.
+        let index = member.consensus().read_index().await.map_err(|error| {
+            Status::aborted(format!("the catalog is not known to be the newest: {error}"))
+        })?;
+        member.consensus().wait_applied(index, READER_STALL_MAX).await.map_err(|error| {
+            Status::aborted(format!("this node does not catch up in time: {error}"))
+        })?;
+        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let runtime = Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let out = Parts { parts: parts.clone(), runtime: runtime.clone() };
+            if let Err(error) = write_backup(&member, out) {
+                let failed = Err(Status::aborted(format!("the backup broke off: {error:#}")));
+                // The reader may be what broke off.
+                let _ = runtime.block_on(timeout(READER_STALL_MAX, parts.send(failed)));
+            }
+        });
+        let stream = futures::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|part| (part, receiver))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn write_backup(member: &Member, out: Parts) -> anyhow::Result<()> {
+    let (view, index) = member.consensus().moment()?;
+    let mut out = BufWriter::with_capacity(PART_BYTES, out);
+    let rows = backup::write(&view, index, &mut out)?;
+    out.flush()?;
+    tracing::info!(rows, index, "the catalog was backed up");
+    Ok(())
+}
+
+/// Bytes for whoever asked for a backup. Used on a thread that may block.
+struct Parts {
+    parts: mpsc::Sender<Result<BackupPart, Status>>,
+    runtime: Handle,
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let data = Bytes::copy_from_slice(&bytes[..bytes.len().min(PART_BYTES)]);
+        let taken = data.len();
+        let sending = self.parts.send(Ok(BackupPart { data }));
+        match self.runtime.block_on(async { timeout(READER_STALL_MAX, sending).await }) {
+            Ok(Ok(())) => Ok(taken),
+            Ok(Err(_)) => Err(io::Error::other("nobody takes the backup any more")),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The operator's side: speaks to the node that runs on a directory.
+#[derive(Clone, Debug)]
+pub struct OperationsApi {
+    client: OperationsClient<Channel>,
+}
+
+impl OperationsApi {
+    /// # Errors
+    /// When no node runs on `data_dir`, or this user may not speak to it.
+    pub async fn connect(data_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self { client: OperationsClient::new(super::local::connect(data_dir).await?) })
+    }
+
+    /// Begins to drain a node, or ends it.
+    ///
+    /// # Errors
+    /// In the words of the node.
+    pub async fn drain(&self, node: u64, cancel: bool) -> anyhow::Result<()> {
+        ask(self.client.clone().drain(DrainRequest { node, cancel })).await.map(drop)
+    }
+
+    /// Takes a node out of the cluster for ever.
+    ///
+    /// # Errors
+    /// In the words of the node.
+    pub async fn remove(&self, node: u64, force: bool) -> anyhow::Result<()> {
+        ask(self.client.clone().remove(RemoveRequest { node, force })).await.map(drop)
+    }
+
+    /// Begins a node's maintenance, or ends it when there is no `length`. Returns until when, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// In the words of the node.
+    pub async fn set_maintenance(
+        &self,
+        node: u64,
+        length: Option<Duration>,
+    ) -> anyhow::Result<u64> {
+        let length_ms =
+            length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1));
+        let request = SetMaintenanceRequest { node, length_ms };
+        Ok(ask(self.client.clone().set_maintenance(request)).await?.until_ms)
+    }
+
+    /// # Errors
+    /// In the words of the node.
+    pub async fn audit(&self, limit: u32) -> anyhow::Result<Vec<AuditEntry>> {
+        Ok(ask(self.client.clone().list_audit(ListAuditRequest { limit })).await?.entries)
+    }
+
+    /// Writes a backup of the catalog to `to`. Returns its length in bytes.
+    ///
+    /// # Errors
+    /// In the words of the node, or when `to` cannot be written. What was written is no backup then.
+    pub async fn backup(&self, to: &mut dyn Write) -> anyhow::Result<u64> {
+        let mut parts = ask(self.client.clone().backup(BackupRequest {})).await?;
+        let mut bytes = 0;
+        loop {
+            let next = timeout(READER_STALL_MAX, parts.message()).await;
+            match next.map_err(|_| anyhow!("the node has sent nothing for {READER_STALL_MAX:?}"))? {
+                Ok(Some(part)) => {
+                    bytes += part.data.len() as u64;
+                    to.write_all(&part.data)?;
+                }
+                Ok(None) => return Ok(bytes),
+                Err(status) => return Err(words(&status)),
+            }
+        }
+    }
+}
