@@ -197,6 +197,20 @@ impl DataDir {
             );
             return Ok(());
         }
+        self.write_identity(identity)
+    }
+
+    /// Makes this node `identity`, durably, whose databases are there already: a restored catalog was put there for it.
+    ///
+    /// # Errors
+    /// When it is somebody already, or cannot write.
+    pub fn adopt_restored(&self, identity: &Identity) -> anyhow::Result<()> {
+        let path = self.path.join(IDENTITY_FILE);
+        ensure!(!path.exists(), "{} is there already", path.display());
+        self.write_identity(identity)
+    }
+
+    fn write_identity(&self, identity: &Identity) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(identity).context("encode the identity")?;
         text.push(b'\n');
         write_durably(&self.path, IDENTITY_FILE, &text)

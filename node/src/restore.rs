@@ -73,7 +73,7 @@ pub async fn restore<R: Read>(
         move_blocks(old, &data_dir)?;
     }
     let identity = Identity::new(cluster_id, first, Vec::new());
-    data_dir.adopt(&identity)?;
+    data_dir.adopt_restored(&identity)?;
     data_dir.close();
     if let Some(old) = old {
         old.close();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::backup::{self, BackupError};
-use crate::raft::{Consensus, RaftSettings, salvage};
+use crate::raft::{Consensus, RaftSettings};
 use crate::rpc::testing;
 
 const OLD: LocalNode = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
@@ -44,6 +44,10 @@ fn create(number: u8) -> Action {
         upload_key: None,
         keep_source: false,
     }
+}
+
+fn reborn(first: NodeId) -> LocalNode {
+    LocalNode { cluster_id: [2; 16], node_id: first }
 }
 
 async fn start(home: &Path, local: LocalNode) -> Consensus {
@@ -82,8 +86,7 @@ async fn restored(bytes: &[u8], home: &TempDir) -> anyhow::Result<(NodeId, Summa
     restore_catalog(Reader::open(bytes)?, &data_dir, &new()).await
 }
 
-async fn assert_lives(home: &Path, first: NodeId, videos: u8) {
-    let local = LocalNode { cluster_id: [2; 16], node_id: first };
+async fn assert_lives(home: &Path, local: LocalNode, videos: u8) {
     // Twice: what was restored has to survive a start like anything else.
     for round in 0..2 {
         let consensus = start(home, local).await;
@@ -93,8 +96,8 @@ async fn assert_lives(home: &Path, first: NodeId, videos: u8) {
             assert!(catalog::video(view.as_ref(), VideoId([number; 16])).unwrap().is_some());
         }
         let system = catalog::system(view.as_ref()).unwrap();
-        assert_eq!((system.cluster_id, system.generation), ([2; 16], 1));
-        let member = catalog::member(view.as_ref(), first).unwrap().unwrap();
+        assert_eq!((system.cluster_id, system.generation), (local.cluster_id, 1));
+        let member = catalog::member(view.as_ref(), local.node_id).unwrap().unwrap();
         assert_eq!(member.state, MemberState::Member);
         drop(view);
         consensus.shutdown().await;
@@ -109,7 +112,7 @@ async fn a_backup_becomes_a_cluster_of_one() {
     propose(&consensus, create(4)).await;
     let (first, summary) = restored(&bytes, &new).await.unwrap();
     assert!(first > NodeId(0) && summary.rows > 0);
-    assert_lives(new.path(), first, 3).await;
+    assert_lives(new.path(), reborn(first), 3).await;
     consensus.shutdown().await;
 }
 
@@ -123,7 +126,7 @@ async fn a_damaged_backup_leaves_nothing_behind() {
     assert!(matches!(error.downcast_ref(), Some(BackupError::Damaged { .. })), "{error}");
     bytes[middle] ^= 1;
     let (first, _) = restored(&bytes, &new).await.unwrap();
-    assert_lives(new.path(), first, 3).await;
+    assert_lives(new.path(), reborn(first), 3).await;
     // And nobody restores over a living catalog.
     let error = restored(&bytes, &new).await.unwrap_err().to_string();
     assert!(error.contains("empty") || error.contains("node.json is missing"), "{error}");
@@ -133,20 +136,38 @@ async fn a_damaged_backup_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
     let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
+    assert!(error.contains("belongs to no node"), "{error}");
+    DataDir::open(old.path())
+        .unwrap()
+        .adopt(&Identity::new(OLD.cluster_id, OLD.node_id, Vec::new()))
+        .unwrap();
     let (consensus, _) = cluster_with_videos(&old).await;
     let last = propose(&consensus, create(4)).await;
     consensus.shutdown().await;
     drop(consensus);
+    let blocks = old.path().join("content");
+    fs::create_dir(&blocks).unwrap();
+    fs::write(blocks.join("blocks"), b"of videos").unwrap();
 
-    let scratch = new.path().join("salvaged");
-    let (state_dir, raft_dir) = (old.path().join("state"), old.path().join("raft"));
-    let salvaged = salvage(&state_dir, &raft_dir, OLD, &scratch).await.unwrap();
-    assert!(salvaged.index >= last && salvaged.decided <= salvaged.index);
-    let mut bytes = Vec::new();
-    backup::write(&salvaged.state, salvaged.index, &mut bytes).unwrap();
-    let home = TempDir::new().unwrap();
-    let (first, _) = restored(&bytes, &home).await.unwrap();
-    assert_lives(home.path(), first, 4).await;
+    let recovered = recover(old.path(), new.path(), "operator").await.unwrap();
+    assert_eq!(recovered.old.node_id, OLD.node_id);
+    assert!(recovered.index >= last && recovered.decided <= recovered.index);
+    let identity = recovered.restored.identity;
+    assert_ne!(identity.cluster_id, OLD.cluster_id);
+    assert_eq!(fs::read(new.path().join("content/blocks")).unwrap(), b"of videos");
+    let data_dir = DataDir::open(new.path()).unwrap();
+    assert_eq!(data_dir.identity().unwrap().unwrap(), identity);
+    let credentials = data_dir.tls().load().unwrap();
+    assert_eq!(
+        (credentials.cluster_id(), credentials.node_id()),
+        (identity.cluster_id, identity.node_id)
+    );
+    drop(data_dir);
+    let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
+    assert_lives(new.path(), local, 4).await;
+    let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
+    assert!(error.contains("already"), "{error}");
 
     // The old node's own files were only read: it goes on where it was.
     let consensus = start(old.path(), OLD).await;
