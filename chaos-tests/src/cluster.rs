@@ -147,7 +147,7 @@ pub struct Cluster {
     binary: PathBuf,
     settings: Vec<(&'static str, &'static str)>,
     // Removed last.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -157,54 +157,71 @@ impl Cluster {
     /// # Errors
     /// When that does not happen in time.
     pub async fn start_with(count: usize, settings: &Settings) -> Result<Self> {
-        let binary = binary()?;
-        let folder = TempDir::with_prefix("reelraft-chaos-").context("make a folder")?;
-        let ports = free_ports(count * 2)?;
-        let mut nodes = Vec::new();
-        for number in 1..=count {
-            let own = folder.path().join(format!("node-{number}"));
-            std::fs::create_dir(&own)?;
-            nodes.push(Node {
-                number,
-                http_port: ports[number * 2 - 2],
-                rpc_port: ports[number * 2 - 1],
-                folder: own,
-                process: None,
-            });
-        }
-        let mut cluster = Self { nodes, binary, settings: settings.to_vec(), _folder: folder };
-        for node in &mut cluster.nodes {
-            node.start(&cluster.binary, settings)?;
-        }
-        cluster.form().await?;
-        cluster.wait_until_ready().await?;
-        cluster.wait_until_grown().await?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            binary: binary()?,
+            settings: settings.to_vec(),
+            folder: TempDir::with_prefix("reelraft-chaos-").context("make a folder")?,
+        };
+        cluster.spawn(count)?;
+        let first = cluster.nodes.first().context("a cluster has nodes")?;
+        wait::until("found a cluster", READY_WITHIN, async || {
+            cluster.command(&["cluster", "init"], first).await.map(Some)
+        })
+        .await?;
+        cluster.let_join(0, 1).await?;
         Ok(cluster)
     }
 
-    /// Founds a cluster of the first node and lets the others join, in the order of their numbers.
-    async fn form(&self) -> Result<()> {
-        let Some((first, others)) = self.nodes.split_first() else {
-            return Ok(());
-        };
-        wait::until("found a cluster", READY_WITHIN, async || {
-            self.command(&["cluster", "init"], first).await.map(Some)
-        })
-        .await?;
-        if others.is_empty() {
-            return Ok(());
-        }
-        let uses = others.len().to_string();
-        let token = self.command(&["token", "create", "--uses", &uses], first).await?;
-        let to = format!("127.0.0.1:{}", first.rpc_port);
-        for node in others {
-            let join = ["node", "join", token.trim(), "--to", &to];
-            wait::until(&format!("node {} joins", node.number), READY_WITHIN, async || {
-                self.command(&join, node).await.map(Some)
-            })
-            .await?;
+    /// Starts `count` more nodes, lets them join, and waits until each has its part.
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub async fn grow(&mut self, count: usize) -> Result<()> {
+        let running = self.nodes.iter().position(|node| node.process.is_some());
+        let member = running.context("a cluster grows when one of its nodes runs")?;
+        let first = self.nodes.len();
+        self.spawn(count)?;
+        self.let_join(member, first).await
+    }
+
+    /// Starts the processes of further nodes.
+    fn spawn(&mut self, count: usize) -> Result<()> {
+        let ports = free_ports(count * 2)?;
+        for ports in ports.chunks_exact(2) {
+            let number = self.nodes.len() + 1;
+            let folder = self.folder.path().join(format!("node-{number}"));
+            std::fs::create_dir(&folder)?;
+            let (http_port, rpc_port) = (ports[0], ports[1]);
+            let mut node = Node { number, http_port, rpc_port, folder, process: None };
+            node.start(&self.binary, &self.settings)?;
+            self.nodes.push(node);
         }
         Ok(())
+    }
+
+    /// Lets the nodes from place `first` on join through the one at place `member`, in the order of their numbers, and waits
+    /// until all have their part.
+    async fn let_join(&self, member: usize, first: usize) -> Result<()> {
+        let (member, others) = (&self.nodes[member], &self.nodes[first..]);
+        if !others.is_empty() {
+            let uses = others.len().to_string();
+            let create = ["token", "create", "--uses", &uses];
+            let token = wait::until("make a token", READY_WITHIN, async || {
+                self.command(&create, member).await.map(Some)
+            })
+            .await?;
+            let to = format!("127.0.0.1:{}", member.rpc_port);
+            for node in others {
+                let join = ["node", "join", token.trim(), "--to", &to];
+                wait::until(&format!("node {} joins", node.number), READY_WITHIN, async || {
+                    self.command(&join, node).await.map(Some)
+                })
+                .await?;
+            }
+        }
+        self.wait_until_ready().await?;
+        self.wait_until_grown().await
     }
 
     /// Runs a command on the machine of `node`, and returns what it prints.
@@ -222,7 +239,7 @@ impl Cluster {
 
     /// Waits until every node has its part in the cluster: the layout names it, and as many vote as should.
     async fn wait_until_grown(&self) -> Result<()> {
-        let client = self.nodes.first().context("a cluster has nodes")?.client()?;
+        let client = self.clients()?.into_iter().next().context("no node runs")?;
         // The number of voters of a cluster that has settled.
         let seats = match self.nodes.len() {
             0..=2 => 1,

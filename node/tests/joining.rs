@@ -9,7 +9,8 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
 use support::*;
 
@@ -178,6 +179,89 @@ fn a_join_that_broke_off_is_repeated_by_the_same_node() {
     assert!(joined.status.success(), "{}", error_of(&joined));
     assert!(String::from_utf8_lossy(&joined.stdout).contains("node 2"), "{joined:?}");
     assert_eq!(first.admin_json(&["token", "list"])[0]["nodes"], serde_json::json!([2]));
+}
+
+/// When the node is killed, after the command that it works on has been given: before, in the middle of, and after everything
+/// that it writes down.
+const KILLED_AFTER_MS: [u64; 6] = [5, 25, 60, 120, 250, 500];
+
+/// Gives a command to the node, and kills it in the middle. It starts again on what it has written.
+fn interrupted(node: Node, arguments: &[&str], after: Duration) -> Node {
+    let (dir, port) = (node.dir.clone(), node.http.rsplit_once(':').unwrap().1.parse().unwrap());
+    let mut command = reelraft()
+        .args(arguments)
+        .args(["--data-dir", dir.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(after);
+    node.process.kill();
+    command.wait().unwrap();
+    Node::start_on(&dir, port, &[])
+}
+
+#[test]
+fn a_founding_that_is_killed_anywhere_comes_to_its_end() {
+    let home = tempfile::tempdir().unwrap();
+    for after in KILLED_AFTER_MS {
+        let node = Node::start(&home.path().join(format!("after-{after}")));
+        let node = interrupted(node, &["cluster", "init"], Duration::from_millis(after));
+        let again = node.admin(&["cluster", "init"]);
+        let founded = again.status.success() || error_of(&again).contains("already");
+        assert!(founded, "after {after} ms: {}", error_of(&again));
+        wait_until_ready(&node.http);
+        node.token(&[]);
+        assert!(!node.dir.join("tls/authority.key").exists(), "after {after} ms");
+    }
+}
+
+#[test]
+fn a_join_that_is_killed_anywhere_comes_to_its_end() {
+    let home = tempfile::tempdir().unwrap();
+    let first = founder(home.path(), "one");
+    let mut members = Vec::new();
+    for (after, count) in KILLED_AFTER_MS.into_iter().zip(2..) {
+        let token = first.token(&[]);
+        let join = ["node", "join", &token, "--to", &first.rpc];
+        let node = Node::start(&home.path().join(format!("after-{after}")));
+        let node = interrupted(node, &join, Duration::from_millis(after));
+        let again = node.admin(&join);
+        let joined = again.status.success()
+            || error_of(&again).contains(&format!("this node is node {count} of cluster"));
+        assert!(joined, "after {after} ms: {}", error_of(&again));
+        wait_until_ready(&node.http);
+        // One node, however often it asked.
+        let nodes = run_json(&["node", "list", "--json", "--url", &first.http]);
+        assert_eq!(nodes.as_array().unwrap().len(), count, "after {after} ms: {nodes}");
+        members.push(node);
+    }
+}
+
+#[test]
+fn two_operators_at_once_do_one_thing() {
+    let home = tempfile::tempdir().unwrap();
+    let first = Node::start(&home.path().join("one"));
+    let second = Node::start(&home.path().join("two"));
+    let at_once = |node: &Node, arguments: &[&str]| {
+        let start = || {
+            let mut command = reelraft();
+            command.args(arguments).arg("--data-dir").arg(&node.dir);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        [start(), start()].map(|operator| operator.wait_with_output().unwrap())
+    };
+    let founded = at_once(&first, &["cluster", "init"]);
+    assert!(founded.iter().any(|output| output.status.success()), "{founded:?}");
+    wait_until_ready(&first.http);
+
+    let token = first.token(&["--uses", "2"]);
+    let joined = at_once(&second, &["node", "join", &token, "--to", &first.rpc]);
+    assert!(joined.iter().any(|output| output.status.success()), "{joined:?}");
+    let refused = joined.iter().find(|output| !output.status.success()).unwrap();
+    assert!(error_of(refused).contains("this node is node 2"), "{}", error_of(refused));
+    let tokens = first.admin_json(&["token", "list"]);
+    assert_eq!(tokens[0]["uses_left"], 1, "{tokens}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use cluster::lifecycle::seats;
 use futures::future::try_join_all;
 use gateway::api;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -229,15 +230,6 @@ async fn complete(http: &reqwest::Client, layout: &Layout) -> anyhow::Result<()>
     let seats = seats(nodes);
     ensure!(cluster.voters.len() == seats, "{} of {seats} voters", cluster.voters.len());
     Ok(())
-}
-
-/// How many nodes of a cluster vote, once it has settled.
-fn seats(nodes: usize) -> usize {
-    match nodes {
-        0..=2 => 1,
-        3..=6 => 3,
-        _ => 5,
-    }
 }
 
 /// Asks again and again until the answer is good, a child dies or time is up.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cluster::catalog;
 use cluster::ids::NodeId;
+use cluster::lifecycle::{CAUGHT_UP_ENTRIES, SILENT_MS, seats};
 use tokio_util::sync::CancellationToken;
 
 use super::Member;
@@ -18,8 +19,8 @@ use crate::raft::RaftRole;
 /// Between two looks: whoever starts a cluster waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A learner that lacks no more entries than this has caught up.
-const LAG_MAX: u64 = 100;
+/// Who has not answered for so long does not get a vote.
+const SILENT_MAX: Duration = Duration::from_millis(SILENT_MS);
 
 /// Brings members of the catalog into consensus until `stop`, whenever this node leads.
 pub(super) async fn run(member: Arc<Member>, stop: CancellationToken) {
@@ -51,14 +52,15 @@ async fn step(member: &Member) -> anyhow::Result<()> {
         tracing::info!(node = %new, "a new node receives the log");
         return Ok(consensus.add_learner(*new, &row.rpc_addr).await?);
     }
-    let caught_up = |node: &NodeId| {
+    let can_vote = |node: &NodeId| {
         membership.voters.contains(node)
-            || membership
-                .progress
-                .get(node)
-                .is_some_and(|progress| progress.matched.is_some() && progress.lag <= LAG_MAX)
+            || membership.progress.get(node).is_some_and(|progress| {
+                progress.lag < CAUGHT_UP_ENTRIES
+                    && progress.matched.is_some()
+                    && progress.silent_for.is_some_and(|silent| silent < SILENT_MAX)
+            })
     };
-    let ready: BTreeSet<NodeId> = living.into_iter().filter(caught_up).collect();
+    let ready: BTreeSet<NodeId> = living.into_iter().filter(can_vote).collect();
     let seats = seats(ready.len());
     if seats <= membership.voters.len() {
         return Ok(());
@@ -69,14 +71,4 @@ async fn step(member: &Member) -> anyhow::Result<()> {
     );
     tracing::info!(?voters, "more nodes vote");
     Ok(consensus.change_voters(membership.version, &voters).await?)
-}
-
-/// How many nodes vote in a cluster of so many: three survive the loss of one, five of two, and an even number survives no
-/// more than one less.
-fn seats(nodes: usize) -> usize {
-    match nodes {
-        0..=2 => 1,
-        3..=6 => 3,
-        _ => 5,
-    }
 }
