@@ -130,6 +130,29 @@ fn three_nodes_start_survive_without_a_majority_as_readers_and_stop() {
 }
 
 #[test]
+fn a_cluster_of_one_grows_when_it_is_started_with_more() {
+    let home = tempfile::tempdir().unwrap();
+    let ports = free_ports(6);
+    let dev = Dev::start(home.path(), ports, Some("1"));
+    dev.process.line("ready");
+    let cluster = run_json(&["cluster", "status", "--json", "--url", &dev.url(1)]);
+    assert_eq!(cluster["voters"], serde_json::json!([1]));
+    let (status, _) = upload_noise(&dev.url(1));
+    assert_eq!(status, 201);
+    assert!(dev.process.stop().success());
+
+    let dev = Dev::start(home.path(), ports, Some("3"));
+    dev.process.line("ready");
+    let grown = run_json(&["cluster", "status", "--json", "--url", &dev.url(3)]);
+    assert_eq!(grown["cluster_id"], cluster["cluster_id"]);
+    assert_eq!(grown["voters"], serde_json::json!([1, 2, 3]));
+    assert!(grown["nodes"].as_array().unwrap().iter().all(|node| node["status"] == "up"));
+    let videos = run_json(&["video", "list", "--json", "--url", &dev.url(2)]);
+    assert_eq!(videos.as_array().unwrap().len(), 1);
+    assert!(dev.process.stop().success());
+}
+
+#[test]
 fn a_port_in_use_stops_the_start_and_leaves_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
     let first = free_ports(2);

@@ -92,7 +92,8 @@ impl Join for JoinService {
         let signing_request =
             SigningRequest::parse(&asked.signing_request).map_err(|error| invalid(&error))?;
         let roles = roles_of(&asked.roles)?;
-        check_address(&asked.rpc_addr, &self.rpc_addr)?;
+        let rpc_addr = asked.rpc_addr.clone();
+        check_address(&rpc_addr, &self.rpc_addr)?;
         self.know(token, secret_hash).await?;
 
         let action = Action::AdmitNode {
@@ -124,6 +125,8 @@ impl Join for JoinService {
             .certify(&signing_request, node)
             .map_err(|error| unavailable(format!("{error:#}")))?;
         tracing::info!(%node, "a node has joined");
+        // Sooner than the catalog is looked at for addresses: whoever lets it in will be asked first how it is.
+        self.member.peers().learn_registered(node, &rpc_addr);
         Ok(Response::new(JoinReply {
             node_id: node.0,
             cluster_id: self.member.identity().cluster_id.to_vec().into(),
