@@ -265,6 +265,53 @@ fn two_operators_at_once_do_one_thing() {
 }
 
 #[test]
+fn a_removed_node_is_told_and_never_comes_back() {
+    let home = tempfile::tempdir().unwrap();
+    let first = founder(home.path(), "one");
+    // Nodes that hold no blocks can go at once. One that runs is told by the others; one that was away, when it comes back.
+    let gateways = ["--roles", "gateway"];
+    let token = first.token(&["--uses", "3", "--roles", "gateway"]);
+    for (name, id, is_away) in [("two", "2", false), ("three", "3", true)] {
+        let mut node = Node::start_with(&home.path().join(name), &gateways);
+        let joined = node.join(&token, &first.rpc);
+        assert!(joined.status.success(), "{}", error_of(&joined));
+        wait_until_ready(&node.http);
+        wait_until_all_are_up(&first, 2);
+        let (dir, port) = (node.dir.clone(), node.http.rsplit_once(':').unwrap().1.to_owned());
+        let remove = || {
+            let removed = first.admin(&["node", "remove", id, "--force"]);
+            assert!(removed.status.success(), "{}", error_of(&removed));
+        };
+        if is_away {
+            assert!(node.process.stop().success());
+            remove();
+            node = Node::start_on(&dir, port.parse().unwrap(), &gateways);
+        } else {
+            remove();
+        }
+        let status = wait_for("the node to end", || node.process.exited());
+        assert!(!status.success());
+        let again = run(&["serve", "--data-dir", dir.to_str().unwrap()]);
+        assert!(!again.status.success());
+        assert!(error_of(&again).contains("was removed from its cluster"), "{}", error_of(&again));
+
+        // Its key is known. Only an empty directory is a new node.
+        fs::remove_file(dir.join("removed")).unwrap();
+        fs::remove_file(dir.join("node.json")).unwrap();
+        for database in ["raft", "state", "content"] {
+            fs::remove_dir_all(dir.join(database)).unwrap();
+        }
+        let node = Node::start_with(&dir, &gateways);
+        let refused = node.cannot_join(&token, &first.rpc);
+        assert!(refused.contains("was removed from the cluster"), "{refused}");
+    }
+    let new = Node::start_with(&home.path().join("four"), &gateways);
+    let joined = new.join(&token, &first.rpc);
+    assert!(joined.status.success(), "{}", error_of(&joined));
+    assert!(String::from_utf8_lossy(&joined.stdout).contains("node 4"), "{joined:?}");
+}
+
+#[test]
 fn certificates_are_renewed_by_themselves_while_the_cluster_works() {
     let home = tempfile::tempdir().unwrap();
     let brief = ["--set", "rpc.certificate_life=10s"];
