@@ -16,6 +16,7 @@ pub mod client;
 pub mod clips;
 pub mod cluster;
 pub mod faults;
+pub mod history;
 pub mod outcome;
 pub mod player;
 pub mod wait;
