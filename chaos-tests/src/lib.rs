@@ -4,7 +4,8 @@
 //! ports, spoken to over the public HTTP interface and killed with signals. What the scenarios in `tests/` and the
 //! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
 //! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
-//! upload, the [`faults`], and the [`outcome`] that every video must have.
+//! upload, the [`faults`], and the [`outcome`] that every video must have. For the catalog there are the [`workload`] of many
+//! writers and readers, the [`history`] of what they were told with its checker, and the comparison of [`catalogs`].
 //!
 //! # Rules
 //!
@@ -12,6 +13,7 @@
 //! - Nothing waits for a time to pass, only for conditions, each with a deadline that fails loudly.
 //! - Ports are free ones, directories temporary ones.
 
+pub mod catalogs;
 pub mod client;
 pub mod clips;
 pub mod cluster;
@@ -20,3 +22,4 @@ pub mod history;
 pub mod outcome;
 pub mod player;
 pub mod wait;
+pub mod workload;
