@@ -5,7 +5,8 @@
 //! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
 //! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
 //! upload, the [`faults`], and the [`outcome`] that every video must have. For the catalog there are the [`workload`] of many
-//! writers and readers, the [`history`] of what they were told with its checker, and the comparison of [`catalogs`].
+//! writers and readers, the [`history`] of what they were told with its checker, the comparison of [`catalogs`], and a [`network`]
+//! whose cables can be cut.
 //!
 //! # Rules
 //!
@@ -19,6 +20,7 @@ pub mod clips;
 pub mod cluster;
 pub mod faults;
 pub mod history;
+pub mod network;
 pub mod outcome;
 pub mod player;
 pub mod wait;
