@@ -319,6 +319,7 @@ fn gauge(member: &Member) {
     set("reelraft_raft_last_log_index", raft.last_log_index);
     set("reelraft_raft_applied_index", raft.applied_index);
     set("reelraft_raft_snapshot_index", raft.snapshot_index);
+    set("reelraft_raft_purged_index", raft.purged_index);
     set("reelraft_layout_epoch", seen.layout_epoch);
     set("reelraft_blocks", own.blocks);
     set("reelraft_block_bytes", own.bytes);
