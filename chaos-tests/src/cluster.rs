@@ -1,10 +1,11 @@
 //! A cluster of real processes on this machine.
 //!
 //! Each node is one `reelraft serve` with its own data directory and its own ports, started and killed one by one; what they
-//! print goes to a log file beside their data, of which the end is shown when a test fails.
+//! print goes to a log file beside their data, of which the end is shown when a test fails. They listen on this machine's
+//! loopback, or each on a host of its own in a [`Network`] that can be cut.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::faults::{self, Fault};
+use crate::network::Network;
 use crate::wait;
 
 /// A cluster that was just started has to be in service within this time, on a busy machine too.
@@ -33,6 +35,8 @@ pub type Settings = [(&'static str, &'static str)];
 pub struct Node {
     /// From 1.
     pub number: usize,
+    /// Where it listens.
+    pub address: Ipv4Addr,
     pub http_port: u16,
     pub rpc_port: u16,
     folder: PathBuf,
@@ -43,7 +47,7 @@ impl Node {
     /// Such as `http://127.0.0.1:8080`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        format!("http://{}:{}", self.address, self.http_port)
     }
 
     /// A client of this node.
@@ -87,10 +91,18 @@ impl Node {
         Ok(workers)
     }
 
-    fn start(&mut self, binary: &Path, settings: &Settings) -> Result<()> {
+    fn start(
+        &mut self,
+        binary: &Path,
+        settings: &Settings,
+        network: Option<&Network>,
+    ) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.number);
         let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(binary);
+        let mut command = match network {
+            Some(network) => network.command(self.number - 1, binary),
+            None => Command::new(binary),
+        };
         // What is meant for the tests is not meant for the nodes.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("REELRAFT_") {
@@ -101,8 +113,8 @@ impl Node {
             .arg("serve")
             .env("REELRAFT_DATA_DIR", self.data())
             .env("REELRAFT_NAME", format!("node-{}", self.number))
-            .env("REELRAFT_HTTP_LISTEN", format!("127.0.0.1:{}", self.http_port))
-            .env("REELRAFT_RPC_LISTEN", format!("127.0.0.1:{}", self.rpc_port))
+            .env("REELRAFT_HTTP_LISTEN", format!("{}:{}", self.address, self.http_port))
+            .env("REELRAFT_RPC_LISTEN", format!("{}:{}", self.address, self.rpc_port))
             .envs(settings.iter().copied())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -146,6 +158,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     binary: PathBuf,
     settings: Vec<(&'static str, &'static str)>,
+    network: Option<Network>,
     // Removed last.
     folder: TempDir,
 }
@@ -157,10 +170,15 @@ impl Cluster {
     /// # Errors
     /// When that does not happen in time.
     pub async fn start_with(count: usize, settings: &Settings) -> Result<Self> {
+        Self::start_on(None, count, settings).await
+    }
+
+    async fn start_on(network: Option<Network>, count: usize, settings: &Settings) -> Result<Self> {
         let mut cluster = Self {
             nodes: Vec::new(),
             binary: binary()?,
             settings: settings.to_vec(),
+            network,
             folder: TempDir::with_prefix("reelraft-chaos-").context("make a folder")?,
         };
         cluster.spawn(count)?;
@@ -193,8 +211,12 @@ impl Cluster {
             let folder = self.folder.path().join(format!("node-{number}"));
             std::fs::create_dir(&folder)?;
             let (http_port, rpc_port) = (ports[0], ports[1]);
-            let mut node = Node { number, http_port, rpc_port, folder, process: None };
-            node.start(&self.binary, &self.settings)?;
+            let address = match &self.network {
+                Some(network) => network.address(number - 1),
+                None => Ipv4Addr::LOCALHOST,
+            };
+            let mut node = Node { number, address, http_port, rpc_port, folder, process: None };
+            node.start(&self.binary, &self.settings, self.network.as_ref())?;
             self.nodes.push(node);
         }
         Ok(())
@@ -211,7 +233,7 @@ impl Cluster {
                 self.command(&create, member).await.map(Some)
             })
             .await?;
-            let to = format!("127.0.0.1:{}", member.rpc_port);
+            let to = format!("{}:{}", member.address, member.rpc_port);
             for node in others {
                 let join = ["node", "join", token.trim(), "--to", &to];
                 wait::until(&format!("node {} joins", node.number), READY_WITHIN, async || {
@@ -310,7 +332,15 @@ impl Cluster {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn restart(&mut self, place: usize) -> Result<()> {
-        self.nodes[place].start(&self.binary, &self.settings)
+        self.nodes[place].start(&self.binary, &self.settings, self.network.as_ref())
+    }
+
+    /// The network that the nodes have to themselves, one host for each in the order of [`Self::nodes`].
+    ///
+    /// # Errors
+    /// When they share this machine's.
+    pub fn network(&mut self) -> Result<&mut Network> {
+        self.network.as_mut().context("the nodes have no network of their own")
     }
 
     /// Clients of all nodes that run.
@@ -362,13 +392,31 @@ pub async fn scenario(
 ///
 /// # Errors
 /// Those of the scenario.
-#[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]
 pub async fn scenario_with(
     nodes: usize,
     settings: &Settings,
     run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<()> {
-    let mut cluster = Cluster::start_with(nodes, settings).await?;
+    play(Cluster::start_with(nodes, settings).await?, run).await
+}
+
+/// As [`scenario`], with each node on a host of its own in a network that can be cut.
+///
+/// # Errors
+/// Those of the scenario, and of [`Network::new`].
+pub async fn scenario_apart(
+    nodes: usize,
+    run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    let network = Network::new(nodes)?;
+    play(Cluster::start_on(Some(network), nodes, &[]).await?, run).await
+}
+
+#[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]
+async fn play(
+    mut cluster: Cluster,
+    run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
     let result = run(&mut cluster).await;
     if result.is_err() {
         eprintln!("{}", cluster.logs());

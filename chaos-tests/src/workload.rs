@@ -9,8 +9,8 @@
 
 mod requests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,9 +33,11 @@ const OWN: usize = 4;
 /// Clients at the same time.
 const CLIENTS: usize = 16;
 
-/// A node in service answers much sooner. One that does not is paused or cut off, and is left alone for a while, so that not
-/// all clients wait for it all the time.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits for an answer, every other one alike. A node promises to say within 5 s that it cannot do something,
+/// and the patient ones wait for that; the others would rather not know.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(6)];
+
+/// How long a node that did not answer is left alone, so that not all clients wait for it all the time.
 const SHUNNED: Duration = Duration::from_secs(3);
 
 /// What a client waits after a request that failed: a dead node refuses at once, and would be asked all the time.
@@ -67,7 +69,22 @@ pub struct Workload {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    acknowledged: AtomicU64,
+    progress: Mutex<Progress>,
+}
+
+/// How far all clients together have come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Writes that were acknowledged.
+    acknowledged: u64,
+    /// When the one of them began that began last.
+    latest: Option<Instant>,
+}
+
+impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().expect("nobody panics who holds it")
+    }
 }
 
 /// How many operations came to what.
@@ -96,13 +113,15 @@ impl Workload {
         let shared = Arc::new(Shared::default());
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
+            let patience = PATIENCE[number % PATIENCE.len()];
             let nodes = urls
                 .iter()
                 .enumerate()
-                .map(|(place, url)| At::new(place, url, number, PATIENCE))
+                .map(|(place, url)| At::new(place, url, number, patience))
                 .collect::<Result<_>>()?;
             let client = Worker {
                 number,
+                patience,
                 nodes,
                 registers: registers.clone(),
                 recorder: recorder.clone(),
@@ -117,20 +136,15 @@ impl Workload {
         Ok(Self { registers, urls, recorder, shared, clients })
     }
 
-    /// Writes that were acknowledged so far.
-    #[must_use]
-    pub fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
-    }
-
     /// Waits until a write that began after this call was acknowledged, and says how long that took.
     ///
     /// # Errors
     /// When that takes longer than `limit`.
     pub async fn goes_on(&self, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
-        // As many may be under way as there are clients.
-        self.acknowledges(CLIENTS as u64 + 1, limit).await?;
+        let acknowledged =
+            async || Ok(self.shared.progress().latest.filter(|began| *began >= start));
+        wait::until("a new write is acknowledged", limit, acknowledged).await?;
         Ok(start.elapsed())
     }
 
@@ -139,9 +153,10 @@ impl Workload {
     /// # Errors
     /// When that takes longer than `limit`.
     pub async fn acknowledges(&self, more: u64, limit: Duration) -> Result<()> {
-        let enough = self.acknowledged() + more;
+        let enough = self.shared.progress().acknowledged + more;
         let what = format!("{more} writes are acknowledged");
-        let acknowledged = async || Ok((self.acknowledged() >= enough).then_some(()));
+        let acknowledged =
+            async || Ok((self.shared.progress().acknowledged >= enough).then_some(()));
         wait::until(&what, limit, acknowledged).await
     }
 
@@ -157,7 +172,7 @@ impl Workload {
             ended.context("wait for a client")??;
         }
         for (place, url) in self.urls.iter().enumerate() {
-            let at = At::new(place, url, CLIENTS, PATIENCE)?;
+            let at = At::new(place, url, CLIENTS, CALM_WITHIN)?;
             for register in &self.registers {
                 wait::until("everything can be read in the end", CALM_WITHIN, async || {
                     Ok(match at.read(&self.recorder, &register.id).await? {
@@ -240,6 +255,7 @@ impl Summary {
 /// One client.
 struct Worker {
     number: usize,
+    patience: Duration,
     nodes: Vec<At>,
     registers: Vec<Register>,
     recorder: Recorder,
@@ -308,9 +324,11 @@ impl Worker {
             Said::Content(content) => self.versions[place] = content.version,
             Said::Acknowledged(content) => {
                 self.versions[place] = content.version;
-                self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                let mut progress = self.shared.progress();
+                progress.acknowledged += 1;
+                progress.latest = progress.latest.max(Some(asked));
             }
-            Said::Nothing if asked.elapsed() >= PATIENCE => {
+            Said::Nothing if asked.elapsed() >= self.patience => {
                 self.shunned = Some((node, Instant::now() + SHUNNED));
             }
             Said::Nothing => {}
