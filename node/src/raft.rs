@@ -186,4 +186,4 @@ impl Consensus {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

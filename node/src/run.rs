@@ -12,8 +12,8 @@
 
 mod assignment;
 mod duties;
+mod lifecycle;
 mod member;
-mod newcomers;
 mod registration;
 mod renewal;
 mod roster;

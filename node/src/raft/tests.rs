@@ -1,7 +1,7 @@
 //! Consensus as its users see it: real nodes, real sockets, real disks, and crashes.
 
 mod disks;
-mod harness;
+pub(crate) mod harness;
 mod membership;
 mod snapshots;
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::duties::Duties;
-use super::{Daemon, assignment, newcomers, registration, renewal, roster, uploads};
+use super::{Daemon, assignment, lifecycle, registration, renewal, roster, uploads};
 use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
@@ -310,7 +310,10 @@ impl Member {
                 let is_here = move |node| member.is_here(node);
                 tokio::spawn(assignment::run(backend.clone(), is_here, stop()))
             }),
-            ("newcomers", tokio::spawn(newcomers::run(self.clone(), stop()))),
+            ("membership", {
+                let consensus = self.consensus.clone();
+                tokio::spawn(lifecycle::run(consensus, self.id(), stop()))
+            }),
             ("roster", {
                 let removed = daemon.removed.clone();
                 tokio::spawn(roster::run(self.clone(), daemon.roster.clone(), removed, stop()))

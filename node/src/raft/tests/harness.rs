@@ -31,10 +31,10 @@ use crate::rpc;
 use crate::rpc::envelope::LocalNode;
 use crate::rpc::testing;
 
-pub(super) const CLUSTER: [u8; 16] = [9; 16];
+pub(crate) const CLUSTER: [u8; 16] = [9; 16];
 
 /// How long anything that must happen may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The part of the cluster service that consensus answers.
 struct Forwarding(Consensus);
@@ -65,8 +65,8 @@ impl ClusterService for Forwarding {
 }
 
 /// A node that is running. Its sockets live on threads of its own, so that killing it closes them.
-pub(super) struct Running {
-    pub(super) consensus: Consensus,
+pub(crate) struct Running {
+    pub(crate) consensus: Consensus,
     /// Taken when it is dropped.
     sockets: Option<Runtime>,
 }
@@ -95,7 +95,7 @@ impl Drop for Running {
 
 /// What a disk suffers from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Disease {
+pub(crate) enum Disease {
     #[default]
     None,
     /// Nothing comes back.
@@ -106,10 +106,10 @@ pub(super) enum Disease {
 
 /// Makes the disk of a node sick and well.
 #[derive(Clone, Default)]
-pub(super) struct DiskSwitch(Arc<(Mutex<Disease>, Condvar)>);
+pub(crate) struct DiskSwitch(Arc<(Mutex<Disease>, Condvar)>);
 
 impl DiskSwitch {
-    pub(super) fn set(&self, disease: Disease) {
+    pub(crate) fn set(&self, disease: Disease) {
         *self.0.0.lock().unwrap() = disease;
         self.0.1.notify_all();
     }
@@ -132,19 +132,19 @@ impl Disk for SickDisk {
     }
 }
 
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    pub(super) address: SocketAddr,
-    pub(super) directory: TempDir,
-    pub(super) settings: RaftSettings,
-    pub(super) disk: DiskSwitch,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: TempDir,
+    pub(crate) settings: RaftSettings,
+    pub(crate) disk: DiskSwitch,
     /// Why it ended itself.
-    pub(super) gave_up: Arc<Mutex<Option<String>>>,
-    pub(super) running: Option<Running>,
+    pub(crate) gave_up: Arc<Mutex<Option<String>>>,
+    pub(crate) running: Option<Running>,
 }
 
 impl Node {
-    pub(super) async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let local = LocalNode { cluster_id: CLUSTER, node_id: self.id };
         let sockets = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -171,25 +171,25 @@ impl Node {
     }
 
     /// Ends the node as a crash would: nothing is told to stop, nothing is flushed.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         let running = self.running.take().unwrap();
         // The threads that wait for the disk have to end.
         self.disk.set(Disease::None);
         tokio::task::spawn_blocking(move || drop(running)).await.unwrap();
     }
 
-    pub(super) fn consensus(&self) -> &Consensus {
+    pub(crate) fn consensus(&self) -> &Consensus {
         &self.running.as_ref().unwrap().consensus
     }
 }
 
-pub(super) struct Cluster {
-    pub(super) nodes: Vec<Node>,
-    pub(super) next_video: u128,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) next_video: u128,
 }
 
 impl Cluster {
-    pub(super) async fn start(settings: RaftSettings) -> Self {
+    pub(crate) async fn start(settings: RaftSettings) -> Self {
         let mut cluster = Self::not_yet_made(settings).await;
         let members: Vec<_> =
             cluster.nodes.iter().map(|node| (node.id, node.address.to_string())).collect();
@@ -200,7 +200,7 @@ impl Cluster {
     }
 
     /// Three nodes without a log.
-    pub(super) async fn not_yet_made(settings: RaftSettings) -> Self {
+    pub(crate) async fn not_yet_made(settings: RaftSettings) -> Self {
         let mut cluster = Self { nodes: Vec::new(), next_video: 1 };
         for _ in 0..3 {
             cluster.add_node(settings).await;
@@ -209,7 +209,7 @@ impl Cluster {
     }
 
     /// A cluster of one node.
-    pub(super) async fn founded(settings: RaftSettings) -> Self {
+    pub(crate) async fn founded(settings: RaftSettings) -> Self {
         let mut cluster = Self { nodes: Vec::new(), next_video: 1 };
         cluster.add_node(settings).await;
         let founder = &cluster.nodes[0];
@@ -220,7 +220,7 @@ impl Cluster {
     }
 
     /// Starts one more node, which is not a member yet. Returns its position.
-    pub(super) async fn add_node(&mut self, settings: RaftSettings) -> usize {
+    pub(crate) async fn add_node(&mut self, settings: RaftSettings) -> usize {
         let position = self.nodes.len();
         let mut node = Node {
             id: NodeId(position as u64 + 1),
@@ -236,12 +236,12 @@ impl Cluster {
         position
     }
 
-    pub(super) async fn leading(&self) -> &Consensus {
+    pub(crate) async fn leading(&self) -> &Consensus {
         self.nodes[self.leader().await].consensus()
     }
 
     /// Starts one more node, makes it a learner and waits until it has caught up.
-    pub(super) async fn add_learner(&mut self, settings: RaftSettings) -> NodeId {
+    pub(crate) async fn add_learner(&mut self, settings: RaftSettings) -> NodeId {
         let position = self.add_node(settings).await;
         let (id, address) = (self.nodes[position].id, self.nodes[position].address.to_string());
         let leader = self.nodes[self.position_of_any_leader().await].consensus();
@@ -254,7 +254,7 @@ impl Cluster {
     }
 
     /// The position of the leader; nodes that are no members yet know of none.
-    pub(super) async fn position_of_any_leader(&self) -> usize {
+    pub(crate) async fn position_of_any_leader(&self) -> usize {
         let mut found = None;
         eventually("somebody leads", || {
             found = self.nodes.iter().position(|node| {
@@ -266,12 +266,12 @@ impl Cluster {
         found.unwrap()
     }
 
-    pub(super) fn running(&self) -> impl Iterator<Item = &Consensus> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Consensus> {
         self.nodes.iter().filter_map(|node| node.running.as_ref()).map(|node| &node.consensus)
     }
 
     /// The position of the leader that all running nodes agree on.
-    pub(super) async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         let mut agreed = None;
         eventually("all nodes agree on a leader", || {
             let mut leaders = self.running().map(|consensus| consensus.status().leader);
@@ -285,7 +285,7 @@ impl Cluster {
         agreed.unwrap()
     }
 
-    pub(super) async fn propose_on(&mut self, position: usize) -> (VideoId, u64) {
+    pub(crate) async fn propose_on(&mut self, position: usize) -> (VideoId, u64) {
         let id = VideoId(self.next_video.to_be_bytes());
         self.next_video += 1;
         let consensus = self.nodes[position].consensus();
@@ -297,7 +297,7 @@ impl Cluster {
     }
 
     /// Waits until all running nodes have applied the same entries, and compares every row of their catalogs.
-    pub(super) async fn assert_equal(&self) {
+    pub(crate) async fn assert_equal(&self) {
         let last = self.running().map(|consensus| consensus.status().last_log_index).max().unwrap();
         for consensus in self.running() {
             consensus.wait_applied(last, PATIENCE).await.unwrap();
@@ -310,7 +310,7 @@ impl Cluster {
     }
 }
 
-pub(super) fn create(id: VideoId) -> Action {
+pub(crate) fn create(id: VideoId) -> Action {
     Action::CreateVideo {
         id,
         title: "A title".to_owned(),
@@ -323,9 +323,9 @@ pub(super) fn create(id: VideoId) -> Action {
     }
 }
 
-pub(super) type Rows = BTreeMap<(TableId, Vec<u8>), Vec<u8>>;
+pub(crate) type Rows = BTreeMap<(TableId, Vec<u8>), Vec<u8>>;
 
-pub(super) fn rows(view: &dyn View) -> Rows {
+pub(crate) fn rows(view: &dyn View) -> Rows {
     let mut rows = Rows::new();
     for table in TableId::ALL {
         view.scan(table, b"", b"", &mut |key, value| {
@@ -337,7 +337,7 @@ pub(super) fn rows(view: &dyn View) -> Rows {
     rows
 }
 
-pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -349,7 +349,7 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 static WRITERS: AtomicU64 = AtomicU64::new(1);
 
 /// Writes without a pause, one command after the other.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     client: u128,
     written: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -357,7 +357,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(consensus: Consensus) -> Self {
+    pub(crate) fn start(consensus: Consensus) -> Self {
         let client = u128::from(WRITERS.fetch_add(1, Ordering::Relaxed));
         let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn({
@@ -375,13 +375,13 @@ impl Writer {
         Self { client, written, stop, task }
     }
 
-    pub(super) async fn some_more(&self) {
+    pub(crate) async fn some_more(&self) {
         let before = self.written.load(Ordering::Relaxed);
         eventually("writes go on", || self.written.load(Ordering::Relaxed) >= before + 5).await;
     }
 
     /// Ends it, and verifies that each acknowledged write is in `catalog`.
-    pub(super) async fn end(self, witness: &Consensus) {
+    pub(crate) async fn end(self, witness: &Consensus) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
         let last = witness.read_index().await.unwrap();
