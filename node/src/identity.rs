@@ -8,7 +8,7 @@
 //!
 //! - At most one process holds a [`DataDir`] of a path. The kernel drops the lock with the process, however it ends.
 //! - `node.json` is written once, whole or not at all (temporary file, fsync, rename, fsync of the directory), and before
-//!   any database exists. Databases without it are somebody else's, or damaged: the node does not start on them.
+//!   any database exists. A log or a catalog without it is somebody else's, or damaged: the node does not start on it.
 //! - The directory is its owner's alone: it holds keys.
 //! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
 
@@ -249,8 +249,10 @@ impl DataDir {
         let _ = fs::remove_file(self.path.join(PID_FILE));
     }
 
+    /// A log or a catalog that is nobody's. Blocks may be: they name themselves, and each is verified when it is read, so a node
+    /// that comes back as a new one can bring its copies along.
     fn refuse_orphans(&self) -> anyhow::Result<()> {
-        for database in [self.raft(), self.state(), self.content()] {
+        for database in [self.raft(), self.state()] {
             let empty = match fs::read_dir(&database) {
                 Ok(mut entries) => entries.next().is_none(),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
