@@ -4,6 +4,8 @@
 //! ratios are what counts. Where no peer can be had as a package, the figure that was once measured elsewhere is printed
 //! and marked as such.
 
+mod etcd;
+mod failover;
 mod load;
 mod measure;
 mod peers;
@@ -17,7 +19,7 @@ use anyhow::{Result, ensure};
 
 use crate::report::Report;
 
-const NAMES: [&str; 6] = ["p1", "p3", "p4", "p6", "p7", "p8"];
+const NAMES: [&str; 7] = ["p1", "p3", "p4", "p5", "p6", "p7", "p8"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -38,6 +40,9 @@ async fn main() -> Result<()> {
     }
     if runs("p4") {
         writing::run(&mut report).await?;
+    }
+    if runs("p5") {
+        failover::run(&mut report).await?;
     }
     if runs("p6") {
         streaming::standard_input(&mut report).await?;

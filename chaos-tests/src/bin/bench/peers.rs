@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// A peer that was started has to answer within this time.
-const UP_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const UP_WITHIN: Duration = Duration::from_secs(20);
 
 /// A peer that was asked to end is given this long.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
@@ -19,26 +19,28 @@ const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// A running peer; ends when dropped.
 pub(crate) struct Peer {
     pub(crate) url: String,
-    children: Vec<Child>,
+    child: Child,
     _folder: TempDir,
 }
 
 impl Drop for Peer {
-    /// Asks first: nginx takes its workers along only when it is asked.
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let Some(process) = child.id() else { continue };
-            // It may have ended by itself; what is left after the wait is killed when the child is dropped.
-            let _ = inflict(Fault::Terminate, process);
-            let deadline = Instant::now() + GONE_WITHIN;
-            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
+        terminate(&mut self.child);
     }
 }
 
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+/// Ends a peer. Asks first: nginx takes its workers along only when it is asked.
+pub(crate) fn terminate(child: &mut Child) {
+    let Some(process) = child.id() else { return };
+    // It may have ended by itself; what is left after the wait is killed when the child is dropped.
+    let _ = inflict(Fault::Terminate, process);
+    let deadline = Instant::now() + GONE_WITHIN;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let held: Vec<_> =
         (0..N).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     let mut ports = [0; N];
@@ -48,7 +50,7 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-fn spawn(program: &str, args: &[String], folder: &Path) -> Result<Child> {
+pub(crate) fn spawn(program: &str, args: &[String], folder: &Path) -> Result<Child> {
     Command::new(program)
         .args(args)
         .current_dir(folder)
@@ -78,54 +80,7 @@ pub(crate) async fn nginx(root: &Path) -> Result<Peer> {
     let child = spawn("nginx", &["-c".to_owned(), file.display().to_string()], folder.path())?;
     let url = format!("http://127.0.0.1:{port}");
     up(&url).await?;
-    Ok(Peer { url, children: vec![child], _folder: folder })
-}
-
-/// Three etcd servers with fsync on; the URL is that of the leader's HTTP gateway.
-pub(crate) async fn etcd() -> Result<Peer> {
-    let folder = TempDir::with_prefix("reelraft-etcd-")?;
-    let ports: [u16; 6] = free_ports()?;
-    let cluster: Vec<_> =
-        (0..3).map(|n| format!("n{n}=http://127.0.0.1:{}", ports[n * 2])).collect();
-    let mut children = Vec::new();
-    for n in 0..3 {
-        let (peer, client) = (
-            format!("http://127.0.0.1:{}", ports[n * 2]),
-            format!("http://127.0.0.1:{}", ports[n * 2 + 1]),
-        );
-        let args = [
-            format!("--name=n{n}"),
-            format!("--data-dir={}/n{n}", folder.path().display()),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--initial-cluster={}", cluster.join(",")),
-            "--initial-cluster-state=new".to_owned(),
-            "--log-level=error".to_owned(),
-        ];
-        children.push(spawn("etcd", &args, folder.path())?);
-    }
-    let http = reqwest::Client::new();
-    let url = wait::until("etcd has a leader", UP_WITHIN, async || {
-        for n in 0..3 {
-            let url = format!("http://127.0.0.1:{}", ports[n * 2 + 1]);
-            let status: serde_json::Value = http
-                .post(format!("{url}/v3/maintenance/status"))
-                .body("{}")
-                .send()
-                .await?
-                .json()
-                .await?;
-            let leader = status["leader"].as_str().unwrap_or("0");
-            if leader != "0" && status["header"]["member_id"].as_str() == Some(leader) {
-                return Ok(Some(url));
-            }
-        }
-        Ok(None)
-    })
-    .await?;
-    Ok(Peer { url, children, _folder: folder })
+    Ok(Peer { url, child, _folder: folder })
 }
 
 async fn up(url: &str) -> Result<()> {

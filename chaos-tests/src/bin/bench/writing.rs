@@ -6,8 +6,8 @@ use chaos_tests::client::accepted;
 use chaos_tests::cluster::Cluster;
 use tempfile::TempDir;
 
+use crate::etcd::Etcd;
 use crate::load::{Load, wrk};
-use crate::peers;
 use crate::report::Report;
 
 const CONNECTIONS: [u32; 4] = [1, 16, 64, 256];
@@ -20,7 +20,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     report.step("P4: metadata writes, etcd");
     let folder = TempDir::new()?;
     let theirs = {
-        let etcd = peers::etcd().await?;
+        let etcd = Etcd::start().await?;
         let script = r#"
 local n = 0
 local value = string.rep("eHh4", 85) .. "eA=="
@@ -30,7 +30,7 @@ request = function()
     '{"key":"a2V5' .. string.format("%04d", n % 64) .. '","value":"' .. value .. '"}')
 end
 "#;
-        measure(&etcd.url, script, &folder).await?
+        measure(etcd.url(etcd.leader().await?), script, &folder).await?
     };
     report.step("P4: metadata writes, Reelraft");
     let cluster = Cluster::start_with(3, &[("REELRAFT_LOG_FILTER", "warn")]).await?;
