@@ -183,7 +183,7 @@ fn a_join_that_broke_off_is_repeated_by_the_same_node() {
 
 /// When the node is killed, after the command that it works on has been given: before, in the middle of, and after everything
 /// that it writes down.
-const KILLED_AFTER_MS: [u64; 6] = [5, 25, 60, 120, 250, 500];
+const KILLED_AFTER_MS: [u64; 4] = [10, 60, 150, 400];
 
 /// Gives a command to the node, and kills it in the middle. It starts again on what it has written.
 fn interrupted(node: Node, arguments: &[&str], after: Duration) -> Node {
