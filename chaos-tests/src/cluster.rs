@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -262,8 +263,9 @@ impl Cluster {
     /// Waits until every node has its part in the cluster: the layout names it, and as many vote as should.
     async fn wait_until_grown(&self) -> Result<()> {
         let client = self.clients()?.into_iter().next().context("no node runs")?;
+        let running = self.running().count();
         // The number of voters of a cluster that has settled.
-        let seats = match self.nodes.len() {
+        let seats = match running {
             0..=2 => 1,
             3..=6 => 3,
             _ => 5,
@@ -273,7 +275,7 @@ impl Cluster {
             let nodes = seen["nodes"].as_array().context("a list of nodes")?;
             let up = nodes.iter().filter(|node| node["status"] == "up").count();
             let voters = seen["voters"].as_array().map_or(0, Vec::len);
-            Ok((up == self.nodes.len() && voters == seats).then_some(()))
+            Ok((up == running && voters == seats).then_some(()))
         })
         .await
     }
@@ -283,7 +285,7 @@ impl Cluster {
     /// # Errors
     /// When one does not in time.
     pub async fn wait_until_ready(&self) -> Result<()> {
-        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+        for node in self.running() {
             let client = node.client()?;
             wait::until(&format!("node {} is ready", node.number), READY_WITHIN, async || {
                 client.bytes("/readyz").await.map(|_| Some(()))
@@ -299,16 +301,20 @@ impl Cluster {
     /// When there is none in time.
     pub async fn leader(&self) -> Result<usize> {
         wait::until("there is a leader", READY_WITHIN, async || {
-            for (place, node) in self.nodes.iter().enumerate() {
-                if node.process.is_none() {
-                    continue;
-                }
+            // One that was cut off or paused may believe for a while that it still leads.
+            let mut agreed: Option<(Value, Value)> = None;
+            let mut place = None;
+            for node in self.running() {
                 let seen = node.client()?.cluster().await?;
-                if !seen["leader"].is_null() && seen["leader"] == seen["self"] {
-                    return Ok(Some(place));
+                let now = (seen["leader"].clone(), seen["term"].clone());
+                ensure!(!now.0.is_null(), "node {} knows no leader", node.number);
+                if now.0 == seen["self"] {
+                    place = Some(node.number - 1);
                 }
+                let before = agreed.get_or_insert_with(|| now.clone());
+                ensure!(*before == now, "node {} sees another leader", node.number);
             }
-            Ok(None)
+            Ok(place)
         })
         .await
     }
@@ -324,6 +330,32 @@ impl Cluster {
             "node {} was stopped and ended with {status}",
             place + 1
         );
+        Ok(())
+    }
+
+    /// Takes a node out of the cluster for ever that was killed and will not come back.
+    ///
+    /// # Errors
+    /// When it runs, or the cluster does not let it go in time.
+    pub async fn remove_lost(&self, place: usize) -> Result<()> {
+        let lost = &self.nodes[place];
+        ensure!(lost.process.is_none(), "node {} runs", lost.number);
+        let member = self.running().next().context("somebody has to be told")?;
+        let id = wait::until("the lost node is known", READY_WITHIN, async || {
+            let seen = member.client()?.cluster().await?;
+            let nodes = seen["nodes"].as_array().context("a list of nodes")?;
+            let name = format!("node-{}", lost.number);
+            Ok(nodes
+                .iter()
+                .find(|node| node["name"] == name.as_str())
+                .map(|node| node["id"].clone()))
+        })
+        .await?;
+        let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+        wait::until("a lost node is removed", READY_WITHIN, async || {
+            self.command(&["node", "remove", &id, "--force"], member).await.map(Some)
+        })
+        .await?;
         Ok(())
     }
 
@@ -343,12 +375,17 @@ impl Cluster {
         self.network.as_mut().context("the nodes have no network of their own")
     }
 
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.process.is_some())
+    }
+
     /// Clients of all nodes that run.
     ///
     /// # Errors
     /// When an HTTP client cannot be set up.
     pub fn clients(&self) -> Result<Vec<Client>> {
-        self.nodes.iter().filter(|node| node.process.is_some()).map(Node::client).collect()
+        self.running().map(Node::client).collect()
     }
 
     /// The end of each node's log, for people who have to find out what went wrong.

@@ -60,7 +60,6 @@ struct Register {
 #[derive(Debug)]
 pub struct Workload {
     registers: Vec<Register>,
-    urls: Vec<String>,
     recorder: Recorder,
     shared: Arc<Shared>,
     clients: JoinSet<Result<()>>,
@@ -69,6 +68,8 @@ pub struct Workload {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    /// The nodes to be asked, by their numbers; replaced as a whole.
+    nodes: Mutex<Arc<Vec<(usize, String)>>>,
     progress: Mutex<Progress>,
 }
 
@@ -82,6 +83,10 @@ struct Progress {
 }
 
 impl Shared {
+    fn nodes(&self) -> MutexGuard<'_, Arc<Vec<(usize, String)>>> {
+        self.nodes.lock().expect("nobody panics who holds it")
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().expect("nobody panics who holds it")
     }
@@ -109,20 +114,14 @@ impl Workload {
         for number in 0..SHARED + OWN {
             registers.push(register(&cluster.nodes[0].client()?, number).await?);
         }
-        let urls: Vec<_> = cluster.nodes.iter().map(|node| node.url()).collect();
         let shared = Arc::new(Shared::default());
-        let mut clients = JoinSet::new();
+        let mut workers = Vec::new();
         for number in 0..CLIENTS {
-            let patience = PATIENCE[number % PATIENCE.len()];
-            let nodes = urls
-                .iter()
-                .enumerate()
-                .map(|(place, url)| At::new(place, url, number, patience))
-                .collect::<Result<_>>()?;
             let client = Worker {
                 number,
-                patience,
-                nodes,
+                patience: PATIENCE[number % PATIENCE.len()],
+                told: Arc::default(),
+                nodes: Vec::new(),
                 registers: registers.clone(),
                 recorder: recorder.clone(),
                 shared: shared.clone(),
@@ -131,9 +130,20 @@ impl Workload {
                 versions: registers.iter().map(|register| register.initial.version).collect(),
                 values: 0,
             };
-            clients.spawn(client.run());
+            workers.push(client);
         }
-        Ok(Self { registers, urls, recorder, shared, clients })
+        let mut load = Self { registers, recorder, shared, clients: JoinSet::new() };
+        load.use_nodes(cluster);
+        for worker in workers {
+            load.clients.spawn(worker.run());
+        }
+        Ok(load)
+    }
+
+    /// From now on the clients ask the nodes that run, and no others.
+    pub fn use_nodes(&self, cluster: &Cluster) {
+        *self.shared.nodes() =
+            Arc::new(cluster.running().map(|node| (node.number, node.url())).collect());
     }
 
     /// Waits until a write that began after this call was acknowledged, and says how long that took.
@@ -160,19 +170,19 @@ impl Workload {
         wait::until(&what, limit, acknowledged).await
     }
 
-    /// Ends the clients, reads every register at every node, all of which have to be in service, and checks all that the
-    /// clients were told.
+    /// Ends the clients, reads every register at every node that runs, all of which have to be in service, and checks all that
+    /// the clients were told.
     ///
     /// # Errors
     /// When a client was told something that no cluster may say, when what they were told cannot have happened, or when that
     /// could not be decided.
-    pub async fn finish(mut self) -> Result<Summary> {
+    pub async fn finish(mut self, cluster: &Cluster) -> Result<Summary> {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.clients.join_next().await {
             ended.context("wait for a client")??;
         }
-        for (place, url) in self.urls.iter().enumerate() {
-            let at = At::new(place, url, CLIENTS, CALM_WITHIN)?;
+        for node in cluster.running() {
+            let at = At::new(node.number, &node.url(), CLIENTS, CALM_WITHIN)?;
             for register in &self.registers {
                 wait::until("everything can be read in the end", CALM_WITHIN, async || {
                     Ok(match at.read(&self.recorder, &register.id).await? {
@@ -256,6 +266,8 @@ impl Summary {
 struct Worker {
     number: usize,
     patience: Duration,
+    /// The nodes that it was told of last, and itself at each of them.
+    told: Arc<Vec<(usize, String)>>,
     nodes: Vec<At>,
     registers: Vec<Register>,
     recorder: Recorder,
@@ -272,6 +284,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self) -> Result<()> {
         while !self.shared.stop.load(Ordering::Relaxed) {
+            self.meet_nodes()?;
             let own =
                 (self.number < OWN && self.random.u8(..4) == 0).then_some(SHARED + self.number);
             let place = own.unwrap_or_else(|| self.random.usize(..SHARED));
@@ -286,6 +299,18 @@ impl Worker {
             if matches!(said, Said::Nothing) {
                 tokio::time::sleep(PAUSE).await;
             }
+        }
+        Ok(())
+    }
+
+    fn meet_nodes(&mut self) -> Result<()> {
+        let told = self.shared.nodes().clone();
+        if !Arc::ptr_eq(&told, &self.told) {
+            let meet =
+                |(node, url): &(usize, String)| At::new(*node, url, self.number, self.patience);
+            self.nodes = told.iter().map(meet).collect::<Result<_>>()?;
+            self.told = told;
+            self.shunned = None;
         }
         Ok(())
     }

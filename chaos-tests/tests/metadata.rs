@@ -139,7 +139,7 @@ async fn a_follower_is_paused_until_the_log_is_purged() -> Result<()> {
 
 /// What must hold at the end of each scenario, with all nodes in service.
 async fn finish(cluster: &Cluster, load: Workload) -> Result<()> {
-    let summary = load.finish().await?;
+    let summary = load.finish(cluster).await?;
     catalogs::are_equal(cluster).await?;
     summary.ensure_meaningful(BETWEEN_FAULTS as usize)?;
     eprintln!("{summary:?}");

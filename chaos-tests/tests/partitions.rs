@@ -141,7 +141,7 @@ async fn heal(cluster: &mut Cluster, load: &Workload) -> Result<()> {
 }
 
 async fn finish(cluster: &Cluster, load: Workload) -> Result<()> {
-    let summary = load.finish().await?;
+    let summary = load.finish(cluster).await?;
     catalogs::are_equal(cluster).await?;
     summary.ensure_meaningful(DURING_CUT as usize)?;
     eprintln!("{summary:?}");

@@ -38,7 +38,7 @@ struct Problem {
 
 impl At {
     pub(super) fn new(node: usize, url: &str, client: usize, patience: Duration) -> Result<Self> {
-        let name = format!("{client} at {}", node + 1);
+        let name = format!("{client} at {node}");
         Ok(Self { name, client: Client::with_patience(url, patience)? })
     }
 
