@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use futures::future::try_join_all;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, accepted};
@@ -110,10 +111,9 @@ impl Workload {
     /// When the cluster does not take uploads.
     pub async fn start(cluster: &Cluster) -> Result<Self> {
         let recorder = Recorder::default();
-        let mut registers = Vec::new();
-        for number in 0..SHARED + OWN {
-            registers.push(register(&cluster.nodes[0].client()?, number).await?);
-        }
+        let client = cluster.running().next().context("no node runs")?.client()?;
+        let registers = (0..SHARED + OWN).map(|number| register(&client, number));
+        let registers = try_join_all(registers).await?;
         let shared = Arc::new(Shared::default());
         let mut workers = Vec::new();
         for number in 0..CLIENTS {

@@ -28,9 +28,9 @@ async fn the_leader_is_cut_off() -> Result<()> {
         let load = Workload::start(cluster).await?;
         let leader = before_cut(cluster, &load).await?;
         cluster.network()?.isolate(leader)?;
-        during_cut(&load, "the leader was cut off").await?;
         // It must not answer what only a majority knows, nor acknowledge anything.
-        refuses(cluster, leader).await?;
+        let during = during_cut(&load, "the leader was cut off");
+        tokio::try_join!(during, refuses(cluster, leader))?;
         heal(cluster, &load).await?;
         finish(cluster, load).await
     })
@@ -46,8 +46,8 @@ async fn the_leader_is_cut_off_in_one_direction() -> Result<()> {
         for other in others(leader) {
             cluster.network()?.cut(leader, other)?;
         }
-        during_cut(&load, "the leader was no longer heard").await?;
-        refuses(cluster, leader).await?;
+        let during = during_cut(&load, "the leader was no longer heard");
+        tokio::try_join!(during, refuses(cluster, leader))?;
         heal(cluster, &load).await?;
 
         // It is heard by the others, whom it does not hear.
@@ -55,8 +55,8 @@ async fn the_leader_is_cut_off_in_one_direction() -> Result<()> {
         for other in others(leader) {
             cluster.network()?.cut(other, leader)?;
         }
-        during_cut(&load, "the leader no longer heard anybody").await?;
-        refuses(cluster, leader).await?;
+        let during = during_cut(&load, "the leader no longer heard anybody");
+        tokio::try_join!(during, refuses(cluster, leader))?;
         heal(cluster, &load).await?;
         finish(cluster, load).await
     })
