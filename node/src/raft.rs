@@ -59,6 +59,7 @@ pub use self::start::StartError;
 pub use self::status::{RaftRole, RaftStatus};
 
 use self::leadership::Leader;
+use self::log_store::DiskHealth;
 use self::propose::Proposer;
 use self::snapshot::SnapshotStore;
 use self::state_machine::StateMachine;
@@ -85,6 +86,7 @@ struct Inner {
     snapshots: Arc<SnapshotStore>,
     proposer: Proposer,
     leader: Leader,
+    disk: Arc<DiskHealth>,
     applied: watch::Receiver<u64>,
     /// Taken when consensus is stopped.
     runtime: Mutex<Option<Runtime>>,

@@ -19,6 +19,9 @@ pub struct RaftSettings {
     pub election_max_ms: u64,
     /// Entries after which a snapshot is made.
     pub snapshot_every_entries: u64,
+    /// The shortest pause between two of them, in milliseconds: under load they would follow each other within seconds, and
+    /// each brings to disk what is in memory. Until the pause is over the log grows beyond `keep_entries`.
+    pub snapshot_pause_ms: u64,
     /// Entries that are kept although a snapshot has them, so that a node which was away for a while catches up from the
     /// log. Must exceed `snapshot_every_entries`, or a node that has just received a snapshot would need the next one.
     pub keep_entries: u64,
@@ -36,6 +39,7 @@ impl Default for RaftSettings {
             election_min_ms: 300,
             election_max_ms: 500,
             snapshot_every_entries: 20_000,
+            snapshot_pause_ms: 10_000,
             keep_entries: 50_000,
             stall_ms: 3_000,
             hang_ms: 15_000,

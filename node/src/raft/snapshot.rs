@@ -192,7 +192,7 @@ impl SnapshotStore {
         Ok(path.join(DATABASE))
     }
 
-    /// Completes the snapshot whose database is at `database`.
+    /// Completes the snapshot whose database is at `database`. It becomes the newest one, unless a newer one has arrived.
     pub(super) fn finish(&self, database: &Path) -> io::Result<Arc<StoredSnapshot>> {
         let meta = checkpoint_meta(database)?;
         let previous = self.current();
@@ -246,6 +246,13 @@ impl SnapshotStore {
         snapshot.superseded.store(false, Ordering::Release);
         CrashPoint::SnapshotComplete.reached();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was made here may be finished after a newer one has arrived.
+        if let Some(newer) = current.as_ref()
+            && newer.meta().last_log_id > snapshot.meta().last_log_id
+        {
+            snapshot.superseded.store(true, Ordering::Release);
+            return Ok(snapshot);
+        }
         if let Some(before) = current.replace(Arc::clone(&snapshot)) {
             before.superseded.store(true, Ordering::Release);
         }

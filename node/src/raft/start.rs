@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +85,8 @@ impl Consensus {
                     log.health(),
                     announce,
                 )
-                .map_err(io("read how far the catalog has come"))?;
+                .map_err(io("read how far the catalog has come"))?
+                .with_snapshot_pause(Duration::from_millis(settings.snapshot_pause_ms));
                 let position = Position {
                     applied: machine.applied(),
                     durable: machine.durable(),
@@ -109,6 +111,7 @@ impl Consensus {
             }
         };
         let stopping = CancellationToken::new();
+        let disk = log.health();
         let handle = runtime.handle().clone();
         let watchdog = Watchdog::start(&settings, raft.clone(), log, handle, Arc::clone(&give_up))
             .map_err(io("start the watch over the disk"))?;
@@ -119,6 +122,7 @@ impl Consensus {
         });
         runtime.spawn(background::give_up_when_fatal(raft.clone(), give_up));
         runtime.spawn(background::announce_leaders(raft.clone()));
+        runtime.spawn(background::measure(raft.clone()));
         runtime.spawn(background::learn_addresses(
             raft.clone(),
             peers.clone(),
@@ -134,6 +138,7 @@ impl Consensus {
                     applied.clone(),
                 ),
                 leader: Leader::new(&raft),
+                disk,
                 raft,
                 peers,
                 state,

@@ -37,6 +37,9 @@ pub struct RaftStatus {
     pub snapshot_index: u64,
     /// The last index that was removed from this node's log.
     pub purged_index: u64,
+    /// Whether the disk of the log has owed an answer for so long that this node neither leads nor votes. What it says of
+    /// the others may be old then.
+    pub disk_stalled: bool,
     /// On the leader: how far each member's log agrees with its own.
     pub matched: BTreeMap<NodeId, u64>,
 }
@@ -65,6 +68,7 @@ impl Consensus {
             applied_index: *self.inner.applied.borrow(),
             snapshot_index: index(&metrics.snapshot),
             purged_index: index(&metrics.purged),
+            disk_stalled: self.inner.disk.is_stalled(),
             matched: metrics
                 .replication
                 .iter()

@@ -199,8 +199,12 @@ async fn leadership_is_handed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_entries_are_gone_catches_up_by_a_snapshot() {
-    let settings =
-        RaftSettings { snapshot_every_entries: 50, keep_entries: 60, ..RaftSettings::default() };
+    let settings = RaftSettings {
+        snapshot_every_entries: 50,
+        snapshot_pause_ms: 0,
+        keep_entries: 60,
+        ..RaftSettings::default()
+    };
     let mut cluster = Cluster::start(settings).await;
     let leader = cluster.leader().await;
     let behind = (leader + 1) % 3;
@@ -241,8 +245,12 @@ async fn refusal_of(node: &Node) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_log_or_its_catalog_does_not_start() {
-    let settings =
-        RaftSettings { snapshot_every_entries: 10, keep_entries: 11, ..RaftSettings::default() };
+    let settings = RaftSettings {
+        snapshot_every_entries: 10,
+        snapshot_pause_ms: 0,
+        keep_entries: 11,
+        ..RaftSettings::default()
+    };
     let mut cluster = Cluster::start(settings).await;
     let leader = cluster.leader().await;
     for _ in 0..40 {

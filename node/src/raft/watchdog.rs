@@ -153,6 +153,7 @@ impl Watch {
             );
             metrics::counter!("reelraft_raft_disk_stalls_total").increment(1);
             self.ill = Some(now);
+            self.log.health().set_stalled(true);
             self.raft.runtime_config().elect(false);
         }
         let metrics = self.raft.metrics().borrow_watched().clone();
@@ -187,6 +188,7 @@ impl Watch {
         let ill = self.ill.take().map(|since| now - since).unwrap_or_default();
         tracing::info!("the disk of the log answers again, after {ill:.1?}");
         self.offered = None;
+        self.log.health().set_stalled(false);
         self.raft.runtime_config().elect(true);
         self.raft.runtime_config().heartbeat(true);
     }

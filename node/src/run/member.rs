@@ -420,6 +420,9 @@ impl Member {
                 None => "no leader has been found yet".to_owned(),
             });
         }
+        if self.consensus.status().disk_stalled {
+            reasons.push("the disk of this node's log does not answer".to_owned());
+        }
         let catalog = self.consensus.catalog();
         match catalog::layout(catalog.as_ref()) {
             Ok(layout) if layout.epoch() == 0 => {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub(in crate::raft) struct DiskHealth {
     flushed: AtomicU64,
     /// The index after the last entry that is known to be on disk.
     durable_end: AtomicU64,
+    /// Whether the watch over the disk takes it for ill.
+    stalled: AtomicBool,
 }
 
 impl DiskHealth {
@@ -75,6 +77,7 @@ impl DiskHealth {
             writing: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             durable_end: AtomicU64::new(durable.map_or(0, |last| last + 1)),
+            stalled: AtomicBool::new(false),
         }
     }
 
@@ -99,6 +102,15 @@ impl DiskHealth {
     /// The last entry that is certainly on disk.
     pub(in crate::raft) fn durable(&self) -> Option<u64> {
         self.durable_end.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Whether it has owed an answer for too long.
+    pub(in crate::raft) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::raft) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// Does `work`, which may block on the disk.

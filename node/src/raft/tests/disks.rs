@@ -13,6 +13,7 @@ const SETTINGS: RaftSettings = RaftSettings {
     election_min_ms: 300,
     election_max_ms: 500,
     snapshot_every_entries: 20_000,
+    snapshot_pause_ms: 0,
     keep_entries: 50_000,
     stall_ms: 1_000,
     hang_ms: 60_000,
@@ -43,6 +44,7 @@ async fn a_leader_whose_disk_hangs_lets_another_node_lead() {
     cluster.nodes[leader].disk.set(Disease::Hangs);
     let started = Instant::now();
     let next = cluster.another_leads(leader).await;
+    assert!(cluster.nodes[leader].consensus().status().disk_stalled);
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     let writer = Writer::start(cluster.nodes[next].consensus().clone());
     writer.some_more().await;
@@ -51,6 +53,7 @@ async fn a_leader_whose_disk_hangs_lets_another_node_lead() {
     writer.end(cluster.nodes[leader].consensus()).await;
     cluster.assert_equal().await;
     // Well again, it may lead again.
+    eventually("it is well", || !cluster.nodes[leader].consensus().status().disk_stalled).await;
     cluster.leader().await;
     let well = cluster.nodes[leader].id;
     eventually("it takes over", || {

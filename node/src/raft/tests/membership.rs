@@ -101,8 +101,12 @@ async fn changes_that_make_no_sense_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_node_gets_a_snapshot_when_the_log_begins_too_late_for_it() {
-    let settings =
-        RaftSettings { snapshot_every_entries: 50, keep_entries: 60, ..RaftSettings::default() };
+    let settings = RaftSettings {
+        snapshot_every_entries: 50,
+        snapshot_pause_ms: 0,
+        keep_entries: 60,
+        ..RaftSettings::default()
+    };
     let mut cluster = Cluster::founded(settings).await;
     for _ in 0..200 {
         cluster.propose_on(0).await;

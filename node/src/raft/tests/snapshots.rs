@@ -20,6 +20,7 @@ const SETTINGS: RaftSettings = RaftSettings {
     election_min_ms: 300,
     election_max_ms: 500,
     snapshot_every_entries: 50,
+    snapshot_pause_ms: 0,
     keep_entries: 60,
     stall_ms: 3_000,
     hang_ms: 15_000,
