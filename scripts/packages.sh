@@ -27,6 +27,7 @@ check  python3-pip           pip3
 check  shellcheck            shellcheck
 test   chromium              chromium
 test   ffmpeg                ffmpeg
+test   iproute2              ip
 clips  python3-pip           pip3
 bench  etcd-server           etcd
 bench  ffmpeg                ffmpeg
