@@ -318,6 +318,7 @@ fn gauge(member: &Member) {
     set("reelraft_raft_has_leader", u64::from(seen.leader.is_some()));
     set("reelraft_raft_last_log_index", raft.last_log_index);
     set("reelraft_raft_applied_index", raft.applied_index);
+    set("reelraft_raft_apply_lag_entries", raft.last_log_index.saturating_sub(raft.applied_index));
     set("reelraft_raft_snapshot_index", raft.snapshot_index);
     set("reelraft_raft_purged_index", raft.purged_index);
     set("reelraft_layout_epoch", seen.layout_epoch);

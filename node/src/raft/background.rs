@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use cluster::catalog;
 use cluster::ids::NodeId;
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use tokio::sync::watch;
@@ -13,13 +12,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Raft;
-use super::types::LogId;
 use super::watchdog::GiveUp;
 use crate::rpc::peers::Peers;
 use crate::state::StateDb;
-
-/// Between two looks at what the gauges show.
-const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two looks at the catalog's table of nodes for addresses that have changed.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
@@ -79,29 +74,6 @@ pub(super) async fn give_up_when_fatal(raft: Raft, give_up: GiveUp) {
         ""
     };
     give_up(&format!("{failure}{remedy}"));
-}
-
-/// Keeps the gauges up to date until consensus stops.
-pub(super) async fn measure(raft: Raft) {
-    loop {
-        let now = raft.metrics().borrow_watched().clone();
-        if now.running_state.is_err() {
-            return;
-        }
-        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-        let (last, applied) = (now.last_log_index.unwrap_or(0), index(now.last_applied));
-        metrics::gauge!("reelraft_raft_term").set(now.current_term as f64);
-        metrics::gauge!("reelraft_raft_applied_index").set(applied as f64);
-        metrics::gauge!("reelraft_raft_apply_lag_entries").set(last.saturating_sub(applied) as f64);
-        metrics::gauge!("reelraft_raft_log_entries")
-            .set(last.saturating_sub(index(now.purged)) as f64);
-        metrics::gauge!("reelraft_raft_is_leader").set(if now.state == ServerState::Leader {
-            1.0
-        } else {
-            0.0
-        });
-        sleep(MEASURE_EVERY).await;
-    }
 }
 
 /// Reads the whole catalog once, and gives up when it is damaged: it would be found out later, by somebody who needs it.

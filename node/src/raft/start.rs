@@ -122,7 +122,6 @@ impl Consensus {
         });
         runtime.spawn(background::give_up_when_fatal(raft.clone(), give_up));
         runtime.spawn(background::announce_leaders(raft.clone()));
-        runtime.spawn(background::measure(raft.clone()));
         runtime.spawn(background::learn_addresses(
             raft.clone(),
             peers.clone(),
