@@ -13,6 +13,7 @@ use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOpti
 
 use super::options::{self, BLOB_BYTES_MIN, BLOCKS, META, RocksOptions};
 use super::pinned::PinnedBlock;
+use crate::state::find_damage;
 use crate::store::meta::{BlockMeta, CopyState};
 use crate::store::quarantine::Quarantine;
 use crate::store::{BLOCK_BYTES_MAX, StoreError, StoreStats, StoredBlock};
@@ -52,6 +53,10 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Self, String> {
+        // RocksDB would read such a record over and over.
+        if let Some(damage) = find_damage(path).map_err(|error| error.to_string())? {
+            return Err(damage);
+        }
         let db = DB::open_cf_descriptors(
             &options::database(options),
             path,
