@@ -263,6 +263,23 @@ pub struct Node {
     pub capacity_bytes: u64,
     /// Since the node that answers last heard of it.
     pub last_seen_seconds: f64,
+    /// While it is being drained: what it has yet to hand over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// What a node that is being drained has yet to hand over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drain {
+    /// Placement groups that the layout gives it, of 1024.
+    pub groups: u32,
+    /// Copies that other nodes have yet to make; null while that is not known.
+    pub copies_missing: Option<u64>,
+    pub leads: bool,
+    /// Jobs that it has not finished.
+    pub jobs: u64,
+    /// Why it cannot be removed yet; empty when it can.
+    pub waiting_for: Vec<String>,
 }
 
 /// What a node does for the cluster.

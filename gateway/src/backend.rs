@@ -44,6 +44,9 @@ pub enum Unavailable {
     /// The node's own storage failed.
     #[error("this node's storage failed: {0}")]
     Storage(String),
+    /// Some node's program is too old for what was asked for.
+    #[error("{0}")]
+    NotUnderstood(String),
 }
 
 /// What a node sees of another one, and of itself.
@@ -58,6 +61,22 @@ pub struct NodeObservation {
     pub bytes: u64,
     /// Since the last answer to a ping; zero for the node itself.
     pub last_seen: Duration,
+    /// While it is being drained.
+    pub drain: Option<DrainObservation>,
+}
+
+/// What a node that is being drained has yet to hand over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainObservation {
+    /// Placement groups that the layout gives it.
+    pub groups: u32,
+    /// Copies that other nodes have yet to make; nothing while that is not known.
+    pub copies_missing: Option<u64>,
+    pub leads: bool,
+    /// Jobs that it has not finished.
+    pub jobs: u64,
+    /// Why it cannot be removed yet; empty when it can.
+    pub waiting_for: Vec<String>,
 }
 
 /// How a node is doing, as seen from the node that is asked.

@@ -192,6 +192,9 @@ impl ApiError {
                 "This node is starting, stopping, or not part of a cluster. Ask another node.".to_owned()
             }
             Unavailable::Storage(_) => "This node's storage has failed. Ask another node.".to_owned(),
+            Unavailable::NotUnderstood(_) => {
+                "The cluster is being upgraded, and some nodes do not understand this yet. Try again later.".to_owned()
+            }
         }
     }
 
@@ -227,6 +230,7 @@ fn unavailable_code(cause: &Unavailable) -> &'static str {
         Unavailable::BlockUnreadable { .. } => "block_unreadable",
         Unavailable::NotInService(_) => "not_in_service",
         Unavailable::Storage(_) => "storage_failed",
+        Unavailable::NotUnderstood(_) => "not_understood",
     }
 }
 

@@ -115,5 +115,12 @@ fn node(seen: NodeObservation) -> api::Node {
         bytes: seen.bytes,
         capacity_bytes: seen.node.capacity_bytes,
         last_seen_seconds: seen.last_seen.as_secs_f64(),
+        drain: seen.drain.map(|drain| api::Drain {
+            groups: drain.groups,
+            copies_missing: drain.copies_missing,
+            leads: drain.leads,
+            jobs: drain.jobs,
+            waiting_for: drain.waiting_for,
+        }),
     }
 }

@@ -18,8 +18,8 @@ use cluster::view::{MemoryView, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
-    Applied, Backend, ClusterObservation, NodeObservation, NodeStatus, RepairObservation,
-    Unavailable,
+    Applied, Backend, ClusterObservation, DrainObservation, NodeObservation, NodeStatus,
+    RepairObservation, Unavailable,
 };
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ use crate::doctor::{self, ClusterFacts, NodeFacts};
 use crate::metrics;
 use crate::observe::{Stats, now_ms};
 use crate::raft::{ProposeError, RaftRole, RaftStatus, ReadError};
-use crate::run::{Daemon, Member};
+use crate::run::{Daemon, Member, removal};
 
 /// A node, for its own gateway and loops.
 pub struct NodeBackend {
@@ -158,6 +158,7 @@ fn unavailable_to_propose(error: ProposeError) -> Unavailable {
         ProposeError::Storage(reason) => Unavailable::Storage(reason),
         // Whoever makes commands bounds them; one that is too long all the same will never be taken.
         ProposeError::TooLarge { .. } => Unavailable::Storage(error.to_string()),
+        ProposeError::TooNew(reason) => Unavailable::NotUnderstood(reason),
     }
 }
 
@@ -219,6 +220,8 @@ fn observe(member: &Member) -> ClusterObservation {
             | NodeStatus::Draining
             | NodeStatus::Maintenance) => status,
         };
+        // What it counted by another layout says nothing about this one.
+        let said = Stats { missing_blocks: said.missing_by(layout.epoch()), ..said };
         if layout.nodes().contains(&row.id) {
             let should_hold = member.should_hold(row.id, &layout);
             under_replicated_blocks += lacking(seen.status, &said, should_hold);
@@ -227,6 +230,9 @@ fn observe(member: &Member) -> ClusterObservation {
             }
         }
         let voter = raft.voters.contains(&row.id);
+        let drain = matches!(members.get(&row.id), Some(row) if matches!(row.state, MemberState::Draining { .. }))
+            .then(|| drain(member, row.id))
+            .flatten();
         facts.push(NodeFacts {
             id: row.id,
             name: row.name.clone(),
@@ -246,6 +252,7 @@ fn observe(member: &Member) -> ClusterObservation {
         });
         nodes.push(NodeObservation {
             voter,
+            drain,
             node: row,
             status,
             applied_index: said.applied_index,
@@ -273,6 +280,20 @@ fn observe(member: &Member) -> ClusterObservation {
         repair: repair(member, &troubles),
         findings,
     }
+}
+
+/// What a node that is being drained has yet to hand over.
+fn drain(member: &Member, node: NodeId) -> Option<DrainObservation> {
+    let progress = removal::progress(member, node)
+        .inspect_err(|error| tracing::warn!(%error, "read what a node has yet to hand over"))
+        .ok()?;
+    Some(DrainObservation {
+        groups: progress.groups,
+        copies_missing: progress.copies_missing,
+        leads: progress.leads,
+        jobs: progress.jobs,
+        waiting_for: progress.reasons,
+    })
 }
 
 /// What operators have planned for a node goes before what can be heard of it, as long as it is not dead.

@@ -41,11 +41,13 @@ use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
 pub use get::GetError;
 use get::HealTrouble;
 use latency::Latencies;
+pub use missing::ComparedBy;
 use missing::Missing;
 use owed::Owed;
 use placement::Placement;
 pub use put::PutError;
 use rate::RateMeter;
+pub use replicate::LAYOUT_SETTLES;
 
 /// Bytes of blocks in puts that are not acknowledged yet. Who comes later waits, and an upload is held back by that.
 const PUT_BYTES_MAX: usize = 64 << 20;
@@ -103,6 +105,8 @@ pub struct ContentObservation {
     pub quarantined_blocks: u64,
     /// Blocks that this node should hold and does not, as of its last comparison. `None` before the first one has ended.
     pub missing_blocks: Option<u64>,
+    /// The layout by which these were counted.
+    pub compared_by: ComparedBy,
     /// Copies that this node is going to make: its own missing ones, and those it owes other nodes.
     pub queued_blocks: u64,
     /// What it has been making them at, lately.
@@ -231,6 +235,7 @@ impl Content {
         let inner = &self.inner;
         let stats = inner.store.stats();
         let missing = inner.missing.len();
+        let counted = inner.missing.counted();
         let queued_blocks = missing + inner.owed.len();
         let rate = inner.repaired.bytes_per_second();
         let queued_bytes = inner.missing.bytes() + inner.owed.bytes();
@@ -238,7 +243,8 @@ impl Content {
             blocks: stats.blocks,
             bytes: stats.bytes,
             quarantined_blocks: stats.quarantined,
-            missing_blocks: inner.missing.compared().then_some(missing),
+            missing_blocks: counted.map(|(blocks, _)| blocks),
+            compared_by: counted.map(|(_, by)| by).unwrap_or_default(),
             queued_blocks,
             repair_bytes_per_second: rate,
             repair_eta_seconds: queued_bytes.checked_div(rate),

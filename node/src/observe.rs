@@ -57,6 +57,10 @@ pub struct Stats {
     pub capacity_bytes: u64,
     /// Blocks that it should hold and does not have yet. `None` when it does not know.
     pub missing_blocks: Option<u64>,
+    /// The layout by which it counted these.
+    pub layout_epoch: u64,
+    /// How long it had known that layout when it began to count.
+    pub layout_known_for: Duration,
     /// What keeps it from storing its blocks.
     pub trouble: Option<String>,
     /// Whether it is about to stop.
@@ -75,6 +79,8 @@ impl From<PingReply> for Stats {
             bytes: reply.bytes,
             capacity_bytes: reply.capacity_bytes,
             missing_blocks: reply.missing_known.then_some(reply.missing_blocks),
+            layout_epoch: reply.layout_epoch,
+            layout_known_for: Duration::from_millis(reply.layout_known_ms),
             trouble: (!reply.trouble.is_empty()).then_some(reply.trouble),
             stopping: reply.stopping,
             disk: (reply.disk_total_bytes > 0).then_some(Disk {
@@ -84,6 +90,14 @@ impl From<PingReply> for Stats {
             certificate_ends_ms: (reply.certificate_ends_ms > 0)
                 .then_some(reply.certificate_ends_ms),
         }
+    }
+}
+
+impl Stats {
+    /// Blocks that it lacks by the layout of this epoch. What it counted by another one says nothing.
+    #[must_use]
+    pub fn missing_by(&self, layout_epoch: u64) -> Option<u64> {
+        self.missing_blocks.filter(|_| self.layout_epoch == layout_epoch)
     }
 }
 

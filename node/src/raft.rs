@@ -111,8 +111,8 @@ impl Consensus {
     /// Has `action` applied, on the leader and on this node. Returns its reply and its index in the log.
     ///
     /// # Errors
-    /// Within four seconds, when there is no leader or no answer. Only [`ProposeError::NoLeader`] and
-    /// [`ProposeError::TooLarge`] are certain that nothing came of it.
+    /// Within four seconds, when there is no leader or no answer. Only [`ProposeError::NoLeader`],
+    /// [`ProposeError::TooLarge`] and [`ProposeError::TooNew`] are certain that nothing came of it.
     pub async fn propose(&self, action: Action) -> Result<(Reply, u64), ProposeError> {
         self.inner.proposer.propose(action).await
     }

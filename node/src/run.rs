@@ -11,12 +11,15 @@
 //! - What others wait for is stopped before what it needs: people, then jobs, then leadership, then consensus, then disks.
 
 mod assignment;
+mod copies;
 mod duties;
 mod lifecycle;
 mod member;
 mod registration;
+pub mod removal;
 mod renewal;
 mod roster;
+mod upgrade;
 mod uploads;
 
 use std::net::SocketAddr;

@@ -245,6 +245,7 @@ impl Backend for Memory {
                 blocks: 4,
                 bytes: 5,
                 last_seen: Duration::from_millis(1500),
+                drain: None,
             }],
             repair: RepairObservation { queued_blocks: 6, ..RepairObservation::default() },
             findings: vec![Finding {

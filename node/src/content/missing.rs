@@ -4,8 +4,8 @@
 //! have been there. The comparison is the authority: what it does not find missing is not missing.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cluster::command::BlockRef;
 use cluster::ids::BlockHash;
@@ -14,10 +14,17 @@ use tokio::sync::Notify;
 /// How many are kept by name, at some 50 bytes each. More are only counted, and found again by the next comparison.
 pub(super) const MISSING_MAX: usize = 100_000;
 
+/// The layout by which a comparison was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComparedBy {
+    pub epoch: u64,
+    /// How long this node had known it when the comparison began.
+    pub known_for: Duration,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     state: Mutex<State>,
-    compared: AtomicBool,
     hinted: Notify,
 }
 
@@ -28,6 +35,14 @@ struct State {
     /// Missing beyond those.
     uncounted: u64,
     waiting_for: Option<String>,
+    /// Nothing before the first comparison has ended.
+    compared: Option<ComparedBy>,
+}
+
+impl State {
+    fn len(&self) -> u64 {
+        self.blocks.len() as u64 + self.uncounted
+    }
 }
 
 impl Missing {
@@ -47,11 +62,11 @@ impl Missing {
     }
 
     /// What a comparison found: some by name, and how many more.
-    pub(super) fn replace(&self, blocks: BTreeMap<BlockHash, u32>, more: u64) {
+    pub(super) fn replace(&self, blocks: BTreeMap<BlockHash, u32>, more: u64, by: ComparedBy) {
         let mut state = self.lock();
         state.blocks = blocks;
         state.uncounted = more;
-        self.compared.store(true, Ordering::Release);
+        state.compared = Some(by);
     }
 
     /// It is here now.
@@ -82,14 +97,14 @@ impl Missing {
         self.lock().waiting_for.clone()
     }
 
-    /// Whether a comparison has ended since the start.
-    pub(super) fn compared(&self) -> bool {
-        self.compared.load(Ordering::Acquire)
+    /// How many are missing, and by which layout. `None` before a comparison has ended.
+    pub(super) fn counted(&self) -> Option<(u64, ComparedBy)> {
+        let state = self.lock();
+        state.compared.map(|by| (state.len(), by))
     }
 
     pub(super) fn len(&self) -> u64 {
-        let state = self.lock();
-        state.blocks.len() as u64 + state.uncounted
+        self.lock().len()
     }
 
     /// Bytes in those known by name.

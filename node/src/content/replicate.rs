@@ -1,8 +1,8 @@
 //! The loop that brings copies where they belong.
 //!
 //! Each node sees to its own copies: it compares what the catalog and the layout say that it should hold with the names in
-//! its store, and pulls what is missing from other holders. It does so at its start, every half a minute or so, and as soon
-//! as a read stumbles over a missing or damaged copy. So a node that was away, or got another disk, is whole again without
+//! its store, and pulls what is missing from other holders. It does so at its start, every half a minute or so, when there is
+//! another layout, and as soon as a read stumbles over a missing or damaged copy. So a node that was away, or got another disk, is whole again without
 //! anybody having to know that it was not. Beside that it brings other nodes the copies that it owes them.
 //!
 //! Everything here may stop at any point and be done again. Two nodes may bring the same copy at once, which costs a transfer
@@ -22,7 +22,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::missing::MISSING_MAX;
+use super::missing::{ComparedBy, MISSING_MAX};
 use super::{Content, Inner};
 use crate::rpc::blocks::HAS_MAX;
 use crate::store::{BLOCK_BYTES_MAX, Pool, StoreError};
@@ -34,6 +34,13 @@ const COMPARE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// A comparison may take this part of the time, however many blocks there are: it reads every row of the catalog's blocks.
 const COMPARE_SHARE: u32 = 20;
+
+/// After a new layout, what was stored by the one before it has been named by the log in so much time: a put and the
+/// command that follows it take a few seconds each at most. So long after, this node looks once more.
+pub const LAYOUT_SETTLES: Duration = Duration::from_secs(10);
+
+/// How often this node looks whether there is another layout.
+const LAYOUT_POLL: Duration = Duration::from_millis(250);
 
 /// Rows compared in one go, on a thread that may block. A page with its local names is some 100 KiB.
 const PAGE: usize = 1000;
@@ -79,6 +86,12 @@ fn limiter(bytes_per_second: u32) -> DefaultDirectRateLimiter {
     RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
 }
 
+/// The layout that this node knows, and since when.
+struct Known {
+    epoch: u64,
+    since: Instant,
+}
+
 struct Loops {
     inner: Arc<Inner>,
     limiter: Arc<DefaultDirectRateLimiter>,
@@ -92,10 +105,15 @@ impl Loops {
         let mut interval = COMPARE_INTERVAL_MIN;
         let mut compare_at = Instant::now();
         let mut cursor = None;
+        let mut known = Known { epoch: 0, since: Instant::now() };
         loop {
+            if self.epoch().is_some_and(|epoch| epoch != known.epoch) {
+                interval = COMPARE_INTERVAL_MIN;
+                compare_at = Instant::now();
+            }
             if Instant::now() >= compare_at {
                 let began = Instant::now();
-                interval = match self.compare().await {
+                interval = match self.compare(&mut known).await {
                     Ok(()) if missing.len() > 0 => {
                         tracing::info!(blocks = missing.len(), "copies are missing here");
                         COMPARE_INTERVAL_MIN
@@ -109,10 +127,17 @@ impl Loops {
                 };
                 let took = began.elapsed();
                 compare_at = Instant::now() + jittered(interval.max(took * COMPARE_SHARE));
+                let settles_at = known.since + LAYOUT_SETTLES;
+                if began < settles_at {
+                    compare_at = compare_at.min(settles_at);
+                }
             }
-            if self.pull_round(&mut cursor).await {
+            if self.pull_round(&mut cursor, known.epoch).await {
                 // Whatever asks for the next round in the meantime has to wait: it would go the same way.
-                sleep(jittered(pause)).await;
+                tokio::select! {
+                    () = sleep(jittered(pause)) => {}
+                    () = self.another_layout_than(known.epoch) => {}
+                }
                 pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 continue;
             }
@@ -124,14 +149,31 @@ impl Loops {
             tokio::select! {
                 () = tokio::time::sleep_until(compare_at) => {}
                 () = missing.hinted() => {}
+                () = self.another_layout_than(known.epoch) => {}
             }
         }
     }
 
+    /// The present layout's epoch, if the catalog can be read.
+    fn epoch(&self) -> Option<u64> {
+        self.inner.placement.current().ok().map(|here| here.layout.epoch())
+    }
+
+    /// Waits until there is another layout.
+    async fn another_layout_than(&self, known: u64) {
+        while self.epoch().is_none_or(|epoch| epoch == known) {
+            sleep(LAYOUT_POLL).await;
+        }
+    }
+
     /// Finds out what is missing here.
-    async fn compare(&self) -> Result<(), String> {
+    async fn compare(&self, known: &mut Known) -> Result<(), String> {
         let inner = &self.inner;
         let here = inner.placement.current().map_err(|error| error.to_string())?;
+        if here.layout.epoch() != known.epoch {
+            *known = Known { epoch: here.layout.epoch(), since: Instant::now() };
+        }
+        let by = ComparedBy { epoch: known.epoch, known_for: known.since.elapsed() };
         let mut found = BTreeMap::new();
         let mut more = 0;
         let mut from = Some(BlockHash([0; 32]));
@@ -155,7 +197,7 @@ impl Loops {
                 }
             }
         }
-        inner.missing.replace(found, more);
+        inner.missing.replace(found, more, by);
         metrics::gauge!("reelraft_content_missing_blocks").set(inner.missing.len() as f64);
         Ok(())
     }
@@ -187,13 +229,16 @@ impl Loops {
     }
 
     /// Tries to get each missing block once, from the one after `cursor` on, until the end or until too many could not be
-    /// had. Whether any could not.
-    async fn pull_round(&self, cursor: &mut Option<BlockHash>) -> bool {
+    /// had, or until the layout is another one than that of `epoch`. Whether any could not.
+    async fn pull_round(&self, cursor: &mut Option<BlockHash>, epoch: u64) -> bool {
         let missing = &self.inner.missing;
         let mut failures = 0;
         let mut trouble = None;
         let mut after = *cursor;
         let queue = std::iter::from_fn(|| {
+            if self.epoch() != Some(epoch) {
+                return None;
+            }
             let block = missing.next(after)?;
             after = Some(block.hash);
             Some(block)

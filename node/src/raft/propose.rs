@@ -4,6 +4,7 @@
 //! applies it once. Every wait ends with the deadline of the proposal, which lies below the five seconds within which a
 //! client of the API hears that the cluster cannot write.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,12 +12,15 @@ use cluster::catalog;
 use cluster::clock::{LeaderClock, Reading};
 use cluster::codec;
 use cluster::command::{Action, Command, Reply};
+use cluster::features;
 use cluster::ids::{ClientId, NodeId};
+use openraft::ReadPolicy;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use proto::cluster::cluster_client::ClusterClient;
 use proto::cluster::{ProposeReply, ProposeRequest};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::Raft;
@@ -43,6 +47,9 @@ const COMMAND_BYTES_MAX: usize = 1 << 20;
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(160);
 
+/// Marks a refusal of a command that not every node understands.
+const TOO_NEW_HEADER: &str = "reelraft-too-new";
+
 /// Names the leader in a refusal, if the refuser knows it.
 const LEADER_HEADER: &str = "reelraft-leader";
 
@@ -64,6 +71,9 @@ pub enum ProposeError {
     /// It was not sent.
     #[error("the command has {bytes} bytes, {COMMAND_BYTES_MAX} at most are allowed")]
     TooLarge { bytes: usize },
+    /// Some node's program would not understand it, so it was not appended.
+    #[error("{0}")]
+    TooNew(String),
 }
 
 /// What one try came to.
@@ -87,6 +97,9 @@ pub(super) struct Proposer {
     in_flight: Semaphore,
     forwarded: Semaphore,
     clocks: Clocks,
+    state: Arc<StateDb>,
+    /// The cluster's feature level, or an earlier one: it never falls.
+    level: AtomicU32,
 }
 
 impl Proposer {
@@ -105,7 +118,9 @@ impl Proposer {
             window: Arc::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             forwarded: Semaphore::new(FORWARDED_MAX),
-            clocks: Clocks::new(state),
+            clocks: Clocks::new(Arc::clone(&state)),
+            state,
+            level: AtomicU32::new(features::FIRST),
         }
     }
 
@@ -202,6 +217,9 @@ impl Proposer {
 
     /// Appends a command on this node, which has to be the leader, and waits until it is applied.
     async fn append(&self, mut command: Command) -> Outcome {
+        if let Err(outcome) = self.require_understood(&command.action).await {
+            return outcome;
+        }
         command.time_ms = self.clocks.stamp_ms(self.leader.term());
         match self.raft.client_write(LoggedCommand::new(&command)).await {
             Ok(written) => Outcome::Applied(written.data, written.log_id.index),
@@ -231,6 +249,40 @@ impl Proposer {
         }
     }
 
+    /// Refuses a command that some node's program does not understand: that node would have to stop.
+    async fn require_understood(&self, action: &Action) -> Result<(), Outcome> {
+        let needs = action.feature_level();
+        if needs <= self.level.load(Ordering::Relaxed) || needs <= self.read_level()? {
+            return Ok(());
+        }
+        // What raised the level may stand in the log and not be applied here yet, if this node has just begun to lead.
+        let newest = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer.read_log_id().index(),
+            Err(RaftError::APIError(error)) => {
+                return Err(Outcome::Elsewhere(None, error.to_string()));
+            }
+            Err(RaftError::Fatal(_)) => return Err(Outcome::Failed(ProposeError::Stopped)),
+        };
+        let stopped = |_| Outcome::Failed(ProposeError::Stopped);
+        let mut applied = self.applied.clone();
+        applied.wait_for(|applied| *applied >= newest).await.map(drop).map_err(stopped)?;
+        let active = self.read_level()?;
+        if needs <= active {
+            return Ok(());
+        }
+        Err(Outcome::Failed(ProposeError::TooNew(format!(
+            "not every node understands {} yet: it needs feature level {needs}, and the cluster is at {active} until the programs of all nodes have been upgraded",
+            action.name()
+        ))))
+    }
+
+    /// The cluster's feature level as of this node's catalog.
+    fn read_level(&self) -> Result<u32, Outcome> {
+        let system = catalog::system(self.state.as_ref())
+            .map_err(|error| Outcome::Failed(ProposeError::Storage(error.to_string())))?;
+        Ok(self.level.fetch_max(system.level(), Ordering::Relaxed).max(system.level()))
+    }
+
     /// Has another node append a command.
     async fn forward(&self, leader: NodeId, command: bytes::Bytes, deadline: Instant) -> Outcome {
         let channel = match self.peers.channel(leader, Purpose::Cluster) {
@@ -249,6 +301,9 @@ impl Proposer {
                     Ok(reply) => Outcome::Applied(reply, answer.index),
                     Err(error) => Outcome::Unknown(format!("the reply cannot be decoded: {error}")),
                 }
+            }
+            Err(status) if status.metadata().contains_key(TOO_NEW_HEADER) => {
+                Outcome::Failed(ProposeError::TooNew(status.message().to_owned()))
             }
             Err(status) if status.code() == Code::FailedPrecondition => {
                 let known = status.metadata().get(LEADER_HEADER);
@@ -289,6 +344,11 @@ impl Proposer {
                 Err(status)
             }
             Outcome::Unknown(reason) => Err(Status::deadline_exceeded(reason)),
+            Outcome::Failed(ProposeError::TooNew(reason)) => {
+                let mut status = Status::failed_precondition(reason);
+                status.metadata_mut().insert(TOO_NEW_HEADER, MetadataValue::from_static("1"));
+                Err(status)
+            }
             Outcome::Failed(error) => Err(Status::unavailable(error.to_string())),
         }
     }

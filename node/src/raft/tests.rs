@@ -2,6 +2,7 @@
 
 mod disks;
 pub(crate) mod harness;
+mod levels;
 mod membership;
 mod snapshots;
 

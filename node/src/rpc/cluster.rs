@@ -96,6 +96,8 @@ impl Cluster for ClusterService {
             capacity_bytes: stats.capacity_bytes,
             missing_blocks: stats.missing_blocks.unwrap_or(0),
             missing_known: stats.missing_blocks.is_some(),
+            layout_epoch: stats.layout_epoch,
+            layout_known_ms: u64::try_from(stats.layout_known_for.as_millis()).unwrap_or(u64::MAX),
             stopping: stats.stopping,
             trouble: stats.trouble.unwrap_or_default(),
             time_ms: now_ms(),

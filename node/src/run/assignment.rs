@@ -1,14 +1,24 @@
 //! The leader says which node holds which blocks: it proposes the layouts.
 //!
-//! The table itself is computed by [`cluster::placement`]; here is only *when*: whenever there is a node with the role `store`
-//! that the layout does not name, and that has been heard of. Nodes that were admitted and have not come yet are waited for
-//! a little, so that a cluster which grows by two nodes at once moves its blocks once. Nodes that are away stay in the
-//! layout: taking one out means copying its blocks, which is a decision of its own.
+//! The table itself is computed by [`cluster::placement`]; here is only *who* is in it and *when* there is a new one.
+//!
+//! # Rules
+//!
+//! - Members that are to stay and hold blocks are in the layout as soon as they have been heard of. Nodes that were admitted
+//!   and have not come yet are waited for a little, so that a cluster which grows by two nodes at once moves its blocks once.
+//! - A node that is to leave gets nothing in the next layout, unless fewer nodes than there are copies would remain: then
+//!   the one that was asked last stays until another node has come. A node that was removed never gets anything.
+//! - Nodes that are away stay in the layout: taking one out means copying its blocks, which is an operator's decision
+//!   (`reelraft node remove --force`).
+//! - No layout follows another one while copies of the present one have still to be made, so that a block is never more than
+//!   one layout away from where it should be. Holders that are away are not waited for. When a holder was removed its
+//!   blocks lack a copy, and nothing at all is waited for.
 //!
 //! The loop runs on every node and does nothing on all but the leader. Two nodes that both believe to be it do no harm: a
 //! layout is refused unless it follows the present one.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,104 +26,259 @@ use cluster::catalog;
 use cluster::command::{Action, Reply};
 use cluster::ids::NodeId;
 use cluster::placement::{self, Candidate, Layout};
-use cluster::tables::nodes::{NodeRow, Role};
+use cluster::tables::members::{MemberRow, MemberState};
+use cluster::tables::nodes::Role;
 use cluster::view::{View, ViewError};
 use gateway::backend::Backend;
 use tokio_util::sync::CancellationToken;
 
-/// How often the leader looks. A new cluster waits for it; it costs two reads.
+use super::Member;
+use super::copies::Copies;
+use crate::observe::now_ms;
+use crate::raft::RaftRole;
+
+/// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long a new layout waits for nodes that were admitted and have not been heard of. One that died in between must not
 /// keep the others out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Proposes layouts until `stop`, whenever this node leads. `is_here` says whether a node has been heard of.
-pub(super) async fn run(
-    backend: Arc<dyn Backend>,
-    is_here: impl Fn(NodeId) -> bool + Send,
-    stop: CancellationToken,
-) {
+/// Proposes layouts until `stop`, whenever this node leads.
+pub(super) async fn run(member: Arc<Member>, backend: Arc<dyn Backend>, stop: CancellationToken) {
+    let mut wanted = Wanted::default();
     let mut waiting_since = None;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-        if !leads(backend.as_ref()) {
+    let mut reason = None;
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        if member.consensus().status().role != RaftRole::Leader {
             waiting_since = None;
             continue;
         }
-        let newcomers = match newcomers(backend.catalog().as_ref()) {
-            Ok(newcomers) => newcomers,
+        let situation = match Situation::look(&member) {
+            Ok(Some(situation)) => situation,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(%error, "read what the layout depends on");
                 continue;
             }
         };
-        let Some(newcomers) = newcomers else {
+        if !situation.awaits_somebody() {
             waiting_since = None;
-            continue;
-        };
+        }
         let waited = waiting_since.get_or_insert_with(Instant::now).elapsed();
-        if let Some(layout) = newcomers.layout(&is_here, waited) {
-            propose(backend.as_ref(), layout).await;
+        match next(&situation, &mut wanted, waited) {
+            Next::Nothing => reason = None,
+            Next::Wait(why) => {
+                if reason.as_ref() != Some(&why) {
+                    tracing::info!(why, "the next layout has to wait");
+                    reason = Some(why);
+                }
+            }
+            Next::Take(layout) => {
+                reason = None;
+                propose(backend.as_ref(), layout).await;
+            }
         }
     }
 }
 
-fn leads(backend: &dyn Backend) -> bool {
-    let seen = backend.observe();
-    seen.leader.is_some() && seen.leader == seen.this_node
+/// A node that holds blocks or could.
+#[derive(Clone, Debug)]
+struct Store {
+    candidate: Candidate,
+    /// When it was asked to leave; 0 when it has given up holding blocks. Nothing when it is to stay.
+    leaving_since_ms: Option<u64>,
+    /// Whether it has been heard of.
+    here: bool,
+    copies: Copies,
 }
 
-/// A layout, and the nodes that it does not name.
-struct Newcomers {
+/// What the next layout depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Situation {
     present: Layout,
-    /// Those that the layout names.
-    named: Vec<Candidate>,
-    /// Those that it should name as well. Never empty.
-    new: Vec<Candidate>,
+    /// Those that belong to the cluster.
+    stores: BTreeMap<NodeId, Store>,
 }
 
-fn newcomers(view: &dyn View) -> Result<Option<Newcomers>, ViewError> {
-    if catalog::system(view)?.cluster_id == [0; 16] {
-        return Ok(None);
+impl Situation {
+    /// How it is, as far as this member knows. Nothing before there is a cluster.
+    pub(super) fn look(member: &Member) -> Result<Option<Self>, ViewError> {
+        let catalog = member.consensus().catalog();
+        let view = catalog.snapshot_view();
+        let system = catalog::system(&view)?;
+        if system.cluster_id == [0; 16] {
+            return Ok(None);
+        }
+        let admitted = catalog::has_authority(&view)?;
+        let members: BTreeMap<NodeId, MemberRow> = catalog::members(&view)?.into_iter().collect();
+        Self::of(
+            &view,
+            |node| match members.get(&node) {
+                None if admitted => None,
+                None => Some((MemberState::Member, false)),
+                Some(row) => Some((row.state, row.in_maintenance(system.time_ms.max(now_ms())))),
+            },
+            |node| member.is_here(node),
+            |node, epoch, announced| member.copies_of(node, epoch, announced),
+        )
+        .map(Some)
     }
-    Ok(Newcomers::among(&catalog::nodes(view)?, catalog::layout(view)?))
-}
 
-impl Newcomers {
-    fn among(nodes: &[NodeRow], present: Layout) -> Option<Self> {
-        let holders: BTreeSet<_> = present.nodes().into_iter().collect();
-        let (named, others): (Vec<_>, Vec<_>) =
-            nodes.iter().partition(|node| holders.contains(&node.id));
-        let candidate = |node: &NodeRow| Candidate {
-            id: node.id,
-            zone: node.zone.clone(),
-            weight: node.capacity_bytes,
-        };
-        let new: Vec<Candidate> = others
-            .into_iter()
-            .filter(|node| node.roles.contains(&Role::Store) && node.capacity_bytes > 0)
-            .map(candidate)
+    /// `member_of`: the state of a member, and whether it was said to be away for some time.
+    fn of(
+        view: &dyn View,
+        member_of: impl Fn(NodeId) -> Option<(MemberState, bool)>,
+        is_here: impl Fn(NodeId) -> bool,
+        copies_of: impl Fn(NodeId, u64, bool) -> Copies,
+    ) -> Result<Self, ViewError> {
+        let present = catalog::layout(view)?;
+        let holders: BTreeSet<NodeId> = present.nodes().into_iter().collect();
+        let mut stores = BTreeMap::new();
+        for row in catalog::nodes(view)? {
+            let Some((state, announced)) = member_of(row.id) else { continue };
+            let stores_blocks = row.roles.contains(&Role::Store) && row.capacity_bytes > 0;
+            let leaving_since_ms = match state {
+                MemberState::Removed { .. } => continue,
+                MemberState::Draining { since_ms } => Some(since_ms),
+                MemberState::Member if stores_blocks => None,
+                MemberState::Member => Some(0),
+            };
+            if !stores_blocks && !holders.contains(&row.id) {
+                continue;
+            }
+            let store = Store {
+                leaving_since_ms,
+                here: is_here(row.id),
+                copies: copies_of(row.id, present.epoch(), announced),
+                candidate: Candidate { id: row.id, zone: row.zone, weight: row.capacity_bytes },
+            };
+            stores.insert(row.id, store);
+        }
+        Ok(Self { present, stores })
+    }
+
+    fn holds(&self, node: NodeId) -> bool {
+        self.present.nodes().contains(&node)
+    }
+
+    fn holders(&self) -> impl Iterator<Item = (NodeId, Option<&Store>)> {
+        self.present.nodes().into_iter().map(|node| (node, self.stores.get(&node)))
+    }
+
+    /// Whether the layout names a node that has left the cluster.
+    fn lost_a_holder(&self) -> bool {
+        self.holders().any(|(_, store)| store.is_none())
+    }
+
+    /// Those that are to stay and are here, or were.
+    fn staying(&self) -> impl Iterator<Item = &Store> {
+        self.stores.values().filter(|store| {
+            store.leaving_since_ms.is_none() && (store.here || self.holds(store.candidate.id))
+        })
+    }
+
+    /// Whether a node was admitted that should hold blocks and has not come yet.
+    fn awaits_somebody(&self) -> bool {
+        self.stores.values().any(|store| {
+            store.leaving_since_ms.is_none() && !store.here && !self.holds(store.candidate.id)
+        })
+    }
+
+    /// How many nodes that hold blocks would remain without those that are to leave.
+    fn remaining(&self) -> usize {
+        self.staying().filter(|store| store.copies != Copies::Away).count()
+    }
+
+    /// Those that are to leave and cannot yet, because too few would remain.
+    fn kept(&self) -> Vec<&Store> {
+        let lacking = self.present.copies().saturating_sub(self.remaining());
+        let mut leaving: Vec<&Store> = self
+            .holders()
+            .filter_map(|(_, store)| store)
+            .filter(|store| store.leaving_since_ms.is_some() && store.candidate.weight > 0)
             .collect();
-        let named = named.into_iter().map(candidate).collect();
-        (!new.is_empty()).then_some(Self { present, named, new })
+        leaving.sort_by_key(|store| {
+            (store.copies == Copies::Away, Reverse(store.leaving_since_ms), store.candidate.id)
+        });
+        leaving.truncate(lacking);
+        leaving
     }
 
-    /// The layout that should follow, if one should by now.
-    fn layout(&self, is_here: impl Fn(NodeId) -> bool, waited: Duration) -> Option<Layout> {
-        let (here, missing): (Vec<_>, Vec<_>) =
-            self.new.iter().cloned().partition(|node| is_here(node.id));
-        if here.is_empty() || (!missing.is_empty() && waited < PATIENCE) {
+    /// Why `node`, which is to leave, stays in the layout.
+    pub(super) fn kept_because(&self, node: NodeId) -> Option<String> {
+        self.kept().iter().any(|store| store.candidate.id == node).then(|| {
+            format!(
+                "there are {} copies of each block and only {} other nodes that stay, answer and hold blocks: add a node first",
+                self.present.copies(),
+                self.remaining(),
+            )
+        })
+    }
+
+    /// A holder that does not have all it should have, and might soon.
+    fn incomplete(&self) -> Option<String> {
+        self.holders().find_map(|(node, store)| match store.map(|store| store.copies) {
+            None | Some(Copies::Whole { .. } | Copies::Away) => None,
+            Some(copies @ (Copies::Lacks(_) | Copies::Unknown)) => {
+                copies.trouble().map(|trouble| format!("node {node} {trouble}"))
+            }
+        })
+    }
+}
+
+/// What to do about the layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Next {
+    /// It is as it should be.
+    Nothing,
+    /// There should be another one, but not yet.
+    Wait(String),
+    Take(Layout),
+}
+
+/// Decides on the next layout. `waited`: for how long somebody has been waited for.
+fn next(situation: &Situation, wanted: &mut Wanted, waited: Duration) -> Next {
+    let candidates: Vec<Candidate> =
+        situation.staying().chain(situation.kept()).map(|store| store.candidate.clone()).collect();
+    let Some(layout) = wanted.after(&situation.present, candidates) else {
+        return Next::Nothing;
+    };
+    if situation.lost_a_holder() {
+        return Next::Take(layout);
+    }
+    if situation.awaits_somebody() && waited < PATIENCE {
+        return Next::Wait("a node was admitted and has not been heard of".to_owned());
+    }
+    match situation.incomplete() {
+        Some(trouble) => Next::Wait(trouble),
+        None => Next::Take(layout),
+    }
+}
+
+/// The layout that some candidates should have: computed once, and remembered while nothing changes.
+#[derive(Debug, Default)]
+struct Wanted {
+    after: Layout,
+    candidates: Vec<Candidate>,
+    layout: Option<Layout>,
+}
+
+impl Wanted {
+    /// The layout that should follow `present`. Nothing when the present one will do.
+    fn after(&mut self, present: &Layout, candidates: Vec<Candidate>) -> Option<Layout> {
+        if candidates.is_empty() {
             return None;
         }
-        let candidates = [self.named.clone(), here].concat();
-        let first = self.present.epoch() == 0;
-        let layout = placement::compute(&candidates, (!first).then_some(&self.present));
-        // A newcomer may be too small for even one group; then nothing changes, and nothing is proposed again and again.
-        (first || layout.nodes() != self.present.nodes()).then_some(layout)
+        if self.candidates != candidates || self.after != *present {
+            let first = present.epoch() == 0;
+            let layout = placement::compute(&candidates, (!first).then_some(present));
+            let moves = placement::movement(present, &layout) != placement::Movement::default();
+            self.layout = (first || moves).then_some(layout);
+            self.after = present.clone();
+            self.candidates = candidates;
+        }
+        self.layout.clone()
     }
 }
 
@@ -135,70 +300,4 @@ async fn propose(backend: &dyn Backend, layout: Layout) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(id: u64, roles: &[Role]) -> NodeRow {
-        NodeRow {
-            id: NodeId(id),
-            name: format!("node-{id}"),
-            zone: format!("node-{id}"),
-            roles: roles.to_vec(),
-            http_url: String::new(),
-            rpc_addr: String::new(),
-            version: String::new(),
-            capacity_bytes: 1 << 30,
-            feature_level: cluster::features::NEWEST,
-        }
-    }
-
-    fn ids(layout: &Layout) -> Vec<u64> {
-        layout.nodes().iter().map(|id| id.0).collect()
-    }
-
-    fn after(present: Layout, nodes: &[NodeRow]) -> Option<Layout> {
-        Newcomers::among(nodes, present)?.layout(|_| true, Duration::ZERO)
-    }
-
-    #[test]
-    fn a_cluster_of_one_grows_to_three_copies() {
-        let nodes: Vec<NodeRow> = (1..=3).map(|id| node(id, &[Role::Store])).collect();
-        let one = after(Layout::default(), &nodes[..1]).unwrap();
-        assert_eq!((one.epoch(), one.copies(), ids(&one)), (1, 1, vec![1]));
-
-        // Both at once, when both are there.
-        let growing = Newcomers::among(&nodes, one.clone()).unwrap();
-        let second_is_here = |id: NodeId| id.0 <= 2;
-        assert_eq!(growing.layout(second_is_here, Duration::ZERO), None);
-        let three = growing.layout(|_| true, Duration::ZERO).unwrap();
-        assert_eq!((three.epoch(), three.copies(), ids(&three)), (2, 3, vec![1, 2, 3]));
-
-        // Whoever does not come keeps nobody out, and comes in later.
-        let two = growing.layout(second_is_here, PATIENCE).unwrap();
-        assert_eq!((two.epoch(), two.copies(), ids(&two)), (2, 2, vec![1, 2]));
-        assert_eq!(growing.layout(|_| false, PATIENCE), None);
-        let three = after(two, &nodes).unwrap();
-        assert_eq!((three.epoch(), three.copies(), ids(&three)), (3, 3, vec![1, 2, 3]));
-    }
-
-    #[test]
-    fn nodes_without_the_role_hold_nothing() {
-        let nodes = [node(1, &[Role::Store]), node(2, &[Role::Gateway])];
-        assert_eq!(ids(&after(Layout::default(), &nodes).unwrap()), [1]);
-        assert!(Newcomers::among(&nodes[1..], Layout::default()).is_none());
-    }
-
-    #[test]
-    fn a_layout_grows_and_never_shrinks_by_itself() {
-        let mut nodes: Vec<NodeRow> = (1..=3).map(|id| node(id, &[Role::Store])).collect();
-        let present = after(Layout::default(), &nodes).unwrap();
-        assert_eq!(after(present.clone(), &nodes), None);
-
-        nodes[0].roles = vec![Role::Gateway];
-        assert_eq!(after(present.clone(), &nodes), None);
-
-        nodes.push(node(4, &[Role::Store]));
-        let grown = after(present, &nodes).unwrap();
-        assert_eq!((grown.epoch(), ids(&grown)), (2, vec![1, 2, 3, 4]));
-    }
-}
+mod tests;

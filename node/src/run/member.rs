@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::duties::Duties;
-use super::{Daemon, assignment, lifecycle, registration, renewal, roster, uploads};
+use super::{Daemon, assignment, lifecycle, registration, renewal, roster, upgrade, uploads};
 use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
@@ -174,6 +174,8 @@ impl Member {
             capacity_bytes: self.capacity_bytes,
             // What a memory from before says is no answer.
             missing_blocks: content.missing_blocks.filter(|_| self.current.load(Ordering::Acquire)),
+            layout_epoch: content.compared_by.epoch,
+            layout_known_for: content.compared_by.known_for,
             trouble: trouble(content.condition, content.waiting_for),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
             disk: disk(&self.data_path).ok(),
@@ -201,7 +203,7 @@ impl Member {
     }
 
     /// Whether a node has been heard of since this process started: a new one may have been admitted and never come.
-    fn is_here(&self, node: NodeId) -> bool {
+    pub(super) fn is_here(&self, node: NodeId) -> bool {
         node == self.id()
             || (self.observer.is_up(node) && self.observer.observe(node).said.is_some())
     }
@@ -306,14 +308,14 @@ impl Member {
             }),
             ("registration", tokio::spawn(registration::register(backend.clone(), row, stop()))),
             ("layouts", {
-                let member = self.clone();
-                let is_here = move |node| member.is_here(node);
-                tokio::spawn(assignment::run(backend.clone(), is_here, stop()))
+                let layouts = assignment::run(self.clone(), backend.clone(), stop());
+                tokio::spawn(layouts)
             }),
             ("membership", {
                 let consensus = self.consensus.clone();
                 tokio::spawn(lifecycle::run(consensus, self.id(), stop()))
             }),
+            ("upgrade", tokio::spawn(upgrade::run(self.clone(), backend.clone(), stop()))),
             ("roster", {
                 let removed = daemon.removed.clone();
                 tokio::spawn(roster::run(self.clone(), daemon.roster.clone(), removed, stop()))

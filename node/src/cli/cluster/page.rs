@@ -182,6 +182,7 @@ mod tests {
             bytes: 5 << 20,
             capacity_bytes: 1 << 40,
             last_seen_seconds: 4.0,
+            drain: None,
         }
     }
 

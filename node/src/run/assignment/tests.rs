@@ -1,0 +1,242 @@
+//! Who is in the next layout, and when there is one.
+
+use cluster::placement::check;
+use cluster::tables::nodes::{LAYOUT, NODES, NodeRow};
+use cluster::view::{MemoryView, Transaction};
+
+use super::*;
+
+const WHOLE: Copies = Copies::Whole { settled: false };
+
+/// A cluster whose nodes are all here and whole, unless a test says otherwise.
+#[derive(Clone, Default)]
+struct World {
+    rows: BTreeMap<u64, NodeRow>,
+    states: BTreeMap<u64, MemberState>,
+    absent: BTreeSet<u64>,
+    copies: BTreeMap<u64, Copies>,
+    present: Layout,
+}
+
+impl World {
+    fn of(nodes: impl IntoIterator<Item = u64>) -> Self {
+        let mut world = Self::default();
+        for id in nodes {
+            world.add(id);
+        }
+        world
+    }
+
+    fn settled(nodes: impl IntoIterator<Item = u64>) -> Self {
+        let mut world = Self::of(nodes);
+        world.take();
+        world
+    }
+
+    fn add(&mut self, id: u64) {
+        let row = NodeRow {
+            id: NodeId(id),
+            name: format!("node-{id}"),
+            zone: format!("zone-{id}"),
+            roles: vec![Role::Store],
+            http_url: String::new(),
+            rpc_addr: String::new(),
+            version: String::new(),
+            capacity_bytes: 1 << 30,
+            feature_level: cluster::features::NEWEST,
+        };
+        self.rows.insert(id, row);
+    }
+
+    fn drain(&mut self, id: u64, since_ms: u64) {
+        self.states.insert(id, MemberState::Draining { since_ms });
+    }
+
+    fn remove(&mut self, id: u64) {
+        self.states.insert(id, MemberState::Removed { at_ms: 1, forced: true });
+        self.rows.remove(&id);
+    }
+
+    fn situation(&self) -> Situation {
+        let mut view = MemoryView::default();
+        let mut tx = Transaction::new(&view);
+        for row in self.rows.values() {
+            NODES.put(&mut tx, &row.id, row);
+        }
+        LAYOUT.put(&mut tx, &(), &self.present);
+        let batch = tx.into_batch();
+        view.write(batch);
+        let state = |node: NodeId| {
+            let state = self.states.get(&node.0).copied().unwrap_or(MemberState::Member);
+            state.is_living().then_some((state, false))
+        };
+        let copies =
+            |node: NodeId, _: u64, _: bool| self.copies.get(&node.0).copied().unwrap_or(WHOLE);
+        Situation::of(&view, state, |node| !self.absent.contains(&node.0), copies).unwrap()
+    }
+
+    fn next_after(&self, waited: Duration) -> Next {
+        next(&self.situation(), &mut Wanted::default(), waited)
+    }
+
+    fn next(&self) -> Next {
+        self.next_after(Duration::ZERO)
+    }
+
+    /// Takes the next layout, and says whom it names.
+    fn take(&mut self) -> Vec<u64> {
+        let Next::Take(layout) = self.next() else {
+            panic!("no layout: {:?}", self.next());
+        };
+        assert_eq!(layout.epoch(), self.present.epoch() + 1);
+        self.present = layout;
+        self.present.nodes().iter().map(|id| id.0).collect()
+    }
+}
+
+#[test]
+fn a_cluster_of_one_grows_to_three_copies() {
+    let mut world = World::of([1]);
+    assert_eq!(world.take(), [1]);
+    assert_eq!((world.present.copies(), world.next()), (1, Next::Nothing));
+
+    // Both at once, when both are there.
+    world.add(2);
+    world.add(3);
+    world.absent.insert(3);
+    assert!(matches!(world.next(), Next::Wait(_)));
+    let mut other = world.clone();
+    world.absent.clear();
+    assert_eq!(world.take(), [1, 2, 3]);
+    assert_eq!((world.present.copies(), world.next()), (3, Next::Nothing));
+
+    // Whoever does not come keeps nobody out, and comes in later.
+    let Next::Take(two) = other.next_after(PATIENCE) else { panic!("waits for ever") };
+    assert_eq!((two.epoch(), two.copies()), (2, 2));
+    other.present = two;
+    assert_eq!(other.next_after(PATIENCE), Next::Nothing);
+    other.absent.clear();
+    assert_eq!(other.take(), [1, 2, 3]);
+}
+
+#[test]
+fn nodes_without_the_role_or_the_room_hold_nothing() {
+    let mut world = World::of([1, 2, 3]);
+    world.rows.get_mut(&2).unwrap().roles = vec![Role::Gateway];
+    world.rows.get_mut(&3).unwrap().capacity_bytes = 0;
+    assert_eq!(world.take(), [1]);
+    assert_eq!(World::of([]).next(), Next::Nothing);
+}
+
+#[test]
+fn a_node_that_is_to_leave_gets_nothing_in_the_next_layout() {
+    let mut world = World::settled(1..=5);
+    world.drain(2, 20);
+    world.drain(4, 10);
+    assert_eq!(world.take(), [1, 3, 5]);
+    assert_eq!(world.next(), Next::Nothing);
+    // It changed its mind.
+    world.states.clear();
+    assert_eq!(world.take(), [1, 2, 3, 4, 5]);
+    // It gave up the role.
+    world.rows.get_mut(&5).unwrap().roles = vec![Role::Transcoder];
+    assert_eq!(world.take(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn who_cannot_be_spared_stays_and_it_is_said_why() {
+    let mut world = World::settled(1..=4);
+    world.drain(2, 10);
+    world.drain(4, 20);
+    assert_eq!(world.take(), [1, 3, 4], "the first that was asked goes first");
+    assert_eq!(world.next(), Next::Nothing);
+    let why = world.situation().kept_because(NodeId(4)).unwrap();
+    assert!(why.contains("3 copies") && why.contains("only 2 other nodes"), "{why}");
+    assert_eq!(world.situation().kept_because(NodeId(2)), None);
+    // One that does not answer takes nothing over.
+    world.add(5);
+    world.copies.insert(5, Copies::Away);
+    assert!(world.situation().kept_because(NodeId(4)).is_some());
+    world.copies.clear();
+    assert_eq!(world.take(), [1, 3, 5]);
+    assert_eq!(world.situation().kept_because(NodeId(4)), None);
+}
+
+#[test]
+fn layouts_follow_each_other_when_all_copies_are_made() {
+    let mut world = World::settled(1..=3);
+    world.add(4);
+    for copies in [Copies::Unknown, Copies::Lacks(7)] {
+        world.copies.insert(2, copies);
+        let Next::Wait(why) = world.next() else { panic!("does not wait") };
+        assert!(why.contains("node 2"), "{why}");
+    }
+    // Nobody can say when it will come back.
+    world.copies.insert(2, Copies::Away);
+    assert_eq!(world.take(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_holder_that_was_removed_is_replaced_at_once() {
+    let mut world = World::settled(1..=5);
+    world.remove(3);
+    world.copies.insert(2, Copies::Lacks(7));
+    world.add(6);
+    world.absent.insert(6);
+    assert_eq!(world.take(), [1, 2, 4, 5]);
+    assert_eq!(world.present.copies(), 3);
+
+    let mut small = World::settled(1..=3);
+    small.remove(1);
+    assert_eq!(small.take(), [2, 3]);
+    assert_eq!(small.present.copies(), 2);
+}
+
+#[test]
+fn nodes_that_are_away_stay_in_the_layout() {
+    let mut world = World::settled(1..=3);
+    world.copies.insert(2, Copies::Away);
+    world.absent.insert(2);
+    assert_eq!(world.next(), Next::Nothing);
+}
+
+#[test]
+fn zones_and_capacities_count_as_they_are_now() {
+    let mut world = World::settled(1..=6);
+    let before = world.present.loads();
+    world.rows.get_mut(&1).unwrap().capacity_bytes /= 4;
+    world.take();
+    assert!(world.present.loads()[&NodeId(1)] < before[&NodeId(1)] / 2);
+    assert_eq!(world.next(), Next::Nothing);
+
+    for id in 1..=6 {
+        world.rows.get_mut(&id).unwrap().zone = format!("zone-{}", id % 3);
+    }
+    world.take();
+    let candidates: Vec<Candidate> =
+        world.situation().staying().map(|store| store.candidate.clone()).collect();
+    assert_eq!(check(&world.present, &candidates), []);
+    assert_eq!(world.next(), Next::Nothing);
+    // As many bytes more or less as a disk is found to have after it was formatted again.
+    world.rows.get_mut(&2).unwrap().capacity_bytes += 1 << 20;
+    assert_eq!(world.next(), Next::Nothing);
+}
+
+#[test]
+fn whatever_the_nodes_are_one_layout_is_enough() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..8 {
+        let nodes = random.u64(1..12);
+        let mut world = World::of(1..=nodes);
+        for _ in 0..3 {
+            for row in world.rows.values_mut() {
+                row.zone = format!("zone-{}", random.u64(0..4));
+                row.capacity_bytes = random.u64(1..100) << 30;
+            }
+            if let Next::Take(layout) = world.next() {
+                world.present = layout;
+            }
+            assert_eq!(world.next(), Next::Nothing, "{:?}", world.rows);
+        }
+    }
+}
