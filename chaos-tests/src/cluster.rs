@@ -131,6 +131,14 @@ impl Node {
         self.folder.join("log")
     }
 
+    /// What it has printed, in all its lives.
+    ///
+    /// # Errors
+    /// When it has never been started.
+    pub fn printed(&self) -> Result<String> {
+        std::fs::read_to_string(self.log()).context("read a node's log")
+    }
+
     fn end(&mut self, fault: Fault) -> Result<ExitStatus> {
         let mut process =
             self.process.take().with_context(|| format!("node {} does not run", self.number))?;
@@ -248,7 +256,10 @@ impl Cluster {
     }
 
     /// Runs a command on the machine of `node`, and returns what it prints.
-    async fn command(&self, arguments: &[&str], node: &Node) -> Result<String> {
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub async fn command(&self, arguments: &[&str], node: &Node) -> Result<String> {
         let output = tokio::process::Command::new(&self.binary)
             .args(arguments)
             .arg("--data-dir")
@@ -357,6 +368,24 @@ impl Cluster {
         })
         .await?;
         Ok(())
+    }
+
+    /// Waits until a node has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on running.
+    pub async fn ends_by_itself(&mut self, place: usize) -> Result<ExitStatus> {
+        let node = &mut self.nodes[place];
+        let mut process =
+            node.process.take().with_context(|| format!("node {} does not run", node.number))?;
+        let ended = wait::until("a node ends by itself", GONE_WITHIN, || {
+            std::future::ready(process.try_wait().map_err(Into::into))
+        })
+        .await;
+        if ended.is_err() {
+            node.process = Some(process);
+        }
+        ended
     }
 
     /// Starts a node again on the data that it has.

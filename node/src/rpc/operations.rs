@@ -27,7 +27,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::admin::{NO_CLUSTER, actor, ask, propose, words};
-use crate::run::{Daemon, Member};
+use crate::run::{Daemon, Member, removal};
 use crate::{backup, milliseconds};
 
 /// The most entries of the audit log in one answer.
@@ -39,6 +39,9 @@ const PARTS_AHEAD: usize = 4;
 
 /// How long whoever asked for a backup may not take any of it. It holds a thread and a snapshot of the catalog.
 const READER_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long a node that is behind may take to have the newest catalog before something is decided on it.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
 /// The server's side.
 pub struct OperationsService {
@@ -81,7 +84,22 @@ impl Operations for OperationsService {
         let member = self.member()?;
         let actor = actor(request.extensions(), &member);
         let RemoveRequest { node, force } = request.into_inner();
-        propose(&member, Action::RemoveNode { node: NodeId(node), force, actor }).await?;
+        let node = NodeId(node);
+        // Decided on what is newest: somebody may have taken another node out a moment ago.
+        let consensus = member.consensus();
+        let newest =
+            async { consensus.wait_applied(consensus.read_index().await?, CATCH_UP_MAX).await };
+        newest.await.map_err(|error| {
+            Status::aborted(format!("the catalog is not known to be the newest: {error}"))
+        })?;
+        let reasons = removal::why_not(&member, node, force);
+        if !reasons.is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "node {node} cannot be removed now: {}",
+                reasons.join("; ")
+            )));
+        }
+        propose(&member, Action::RemoveNode { node, force, actor }).await?;
         Ok(Response::new(RemoveReply {}))
     }
 
