@@ -402,7 +402,7 @@ pub enum Refusal {
     RoleNotAllowed { role: Role },
     #[error("the node's program is too old: the cluster needs feature level {needs}")]
     ProgramTooOld { needs: u32 },
-    #[error("node {node} has the {what} already")]
+    #[error("node {node} has the {what} already: start this node with another one")]
     AddressTaken { what: String, node: NodeId },
     #[error("there is no such node")]
     UnknownNode,

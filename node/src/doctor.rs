@@ -168,7 +168,10 @@ fn copies(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
             Severity::Warning,
             "few_stores",
             None,
-            format!("{} nodes hold blocks, so there are not {STORES_MIN} copies of each", stores.len()),
+            format!(
+                "{} of the nodes hold blocks, so there are fewer than {STORES_MIN} copies of each",
+                stores.len()
+            ),
             "Let more nodes join: `reelraft token create`, then `reelraft node join` on the new machine.",
         ));
     } else if stores.len() >= STORES_MIN && zones.len() == 1 {
