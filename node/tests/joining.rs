@@ -278,9 +278,16 @@ fn a_removed_node_is_told_and_never_comes_back() {
         wait_until_ready(&node.http);
         wait_until_all_are_up(&first, 2);
         let (dir, port) = (node.dir.clone(), node.http.rsplit_once(':').unwrap().1.to_owned());
+        // It has to be known first that it holds nothing.
         let remove = || {
-            let removed = first.admin(&["node", "remove", id, "--force"]);
-            assert!(removed.status.success(), "{}", error_of(&removed));
+            wait_for("the node to be removed", || {
+                let removed = first.admin(&["node", "remove", id]);
+                removed.status.success().then_some(()).or_else(|| {
+                    let error = error_of(&removed);
+                    assert!(error.contains("cannot be removed now"), "{error}");
+                    None
+                })
+            });
         };
         if is_away {
             assert!(node.process.stop().success());

@@ -148,7 +148,7 @@ impl Facts {
             }
             Some(state) => self.left_to_do(state),
         };
-        if force && !reasons.is_empty() { self.why_not_by_force() } else { reasons }
+        if force && !reasons.is_empty() { self.why_not_by_force(reasons) } else { reasons }
     }
 
     fn left_to_do(&self, state: MemberState) -> Vec<String> {
@@ -187,12 +187,15 @@ impl Facts {
         reasons
     }
 
-    fn why_not_by_force(&self) -> Vec<String> {
+    /// `left`: what is left to do if it is not lost.
+    fn why_not_by_force(&self, left: Vec<String>) -> Vec<String> {
         let node = self.node;
         if !self.lost {
-            return vec![format!(
-                "node {node} has been heard of a moment ago: force is for nodes that are lost, others are drained (if it was stopped just now, wait until it counts as down)"
+            let mut reasons = vec![format!(
+                "force is for nodes that are lost, and node {node} has been heard of a moment ago (if it was stopped just now, wait until it counts as down)"
             )];
+            reasons.extend(left);
+            return reasons;
         }
         let mut reasons = Vec::new();
         let others_up = self.voters_up.iter().filter(|id| **id != node).count();
