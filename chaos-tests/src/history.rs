@@ -2,7 +2,7 @@
 //!
 //! A history is a list of operations on registers: a register is the description of one video, which can be read, written,
 //! and written on the condition that it still has a version (`If-Match`). The [`Recorder`] notes when each operation began
-//! and when its answer came; [`check`] looks for an order of the operations that explains all answers, in which each takes
+//! and when its answer came; [`check()`] looks for an order of the operations that explains all answers, in which each takes
 //! effect at one instant between the two. That property, linearizability, is what `?consistency=linearizable` and the
 //! answers to writes promise; an acknowledged write that was lost, a stale read, or a write that was applied twice all
 //! show as a history for which there is no such order.
