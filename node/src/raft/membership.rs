@@ -18,7 +18,8 @@ use std::time::Duration;
 use cluster::ids::NodeId;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
-    ChangeMembershipError, ClientWriteError, InitializeError, PreconditionFailed, RaftError,
+    ChangeMembershipError, ClientWriteError, ForwardReason, InitializeError, PreconditionFailed,
+    RaftError,
 };
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Instant as _};
@@ -49,6 +50,10 @@ pub enum MembershipError {
         None => String::new(),
     })]
     NotLeader(Option<NodeId>),
+    /// Nothing was changed. This node leads, but a majority has not answered it lately, as just after an election. Try
+    /// again in a moment.
+    #[error("a majority has not confirmed this leader lately")]
+    Unconfirmed,
     /// Nothing was changed. Try again in a moment.
     #[error("an earlier change has not been confirmed by a majority yet")]
     InProgress,
@@ -266,9 +271,12 @@ fn refusal(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Member
         RaftError::APIError(error) => error,
     };
     match error {
-        ClientWriteError::ForwardToLeader(elsewhere) => {
-            MembershipError::NotLeader(elsewhere.leader_id.map(NodeId))
-        }
+        ClientWriteError::ForwardToLeader(elsewhere) => match elsewhere.reason {
+            ForwardReason::LeaseExpired => MembershipError::Unconfirmed,
+            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+                MembershipError::NotLeader(elsewhere.leader_id.map(NodeId))
+            }
+        },
         ClientWriteError::LogEntryDiscarded(_) => {
             MembershipError::Unknown("another leader replaced it".to_owned())
         }

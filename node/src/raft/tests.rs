@@ -14,7 +14,7 @@ use cluster::ids::{ClientId, NodeId, VideoId};
 use proto::cluster::ProposeRequest;
 use tokio::time::Instant;
 
-use self::harness::{CLUSTER, Cluster, Node, create, eventually};
+use self::harness::{CLUSTER, Cluster, Node, create};
 use super::read::{READ_TIMEOUT, READ_TRY_TIMEOUT};
 use super::*;
 use crate::rpc::envelope::LocalNode;
@@ -211,14 +211,7 @@ async fn a_node_whose_entries_are_gone_catches_up_by_a_snapshot() {
     let behind = (leader + 1) % 3;
     cluster.propose_on(behind).await;
     cluster.nodes[behind].kill().await;
-    let away = 60 + 50 + 60;
-    for _ in 0..away {
-        cluster.propose_on(leader).await;
-    }
-    eventually("the entries that the node needs are gone", || {
-        cluster.nodes[leader].consensus().status().purged_index > 20
-    })
-    .await;
+    cluster.write_until_purged(leader, 20).await;
     cluster.nodes[behind].start().await;
     // The cluster takes writes meanwhile.
     for _ in 0..20 {
@@ -254,14 +247,10 @@ async fn a_node_that_lost_its_log_or_its_catalog_does_not_start() {
     };
     let mut cluster = Cluster::start(settings).await;
     let leader = cluster.leader().await;
-    for _ in 0..40 {
-        cluster.propose_on(leader).await;
-    }
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    eventually("the beginning of the log is removed", || {
-        cluster.nodes[other].consensus().status().purged_index > 0
-    })
-    .await;
+    for position in [one, other] {
+        cluster.write_until_purged(position, 0).await;
+    }
     for (lost, directory) in [(one, "raft"), (other, "state")] {
         cluster.nodes[lost].kill().await;
         let node = &cluster.nodes[lost];

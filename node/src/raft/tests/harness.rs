@@ -1,6 +1,6 @@
 //! Nodes in one process that speak through real sockets and keep real logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 use super::super::log_store::Disk;
 use super::super::start::Machine;
-use super::super::{Consensus, RaftSettings};
+use super::super::{Consensus, MembershipError, RaftSettings};
 use crate::rpc;
 use crate::rpc::envelope::LocalNode;
 use crate::rpc::testing;
@@ -240,12 +240,36 @@ impl Cluster {
         self.nodes[self.leader().await].consensus()
     }
 
+    /// Has the leader change the membership, again as long as it says that a later moment will do. Returns the leader.
+    pub(crate) async fn change(
+        &self,
+        change: impl AsyncFn(&Consensus) -> Result<(), MembershipError>,
+    ) -> &Consensus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leader = self.nodes[self.position_of_any_leader().await].consensus();
+            match change(leader).await {
+                Ok(()) => return leader,
+                Err(
+                    MembershipError::NotLeader(_)
+                    | MembershipError::Unconfirmed
+                    | MembershipError::InProgress,
+                ) if Instant::now() < deadline => sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    pub(crate) async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> &Consensus {
+        self.change(async |leader| leader.change_voters(leader.membership().version, voters).await)
+            .await
+    }
+
     /// Starts one more node, makes it a learner and waits until it has caught up.
     pub(crate) async fn add_learner(&mut self, settings: RaftSettings) -> NodeId {
         let position = self.add_node(settings).await;
         let (id, address) = (self.nodes[position].id, self.nodes[position].address.to_string());
-        let leader = self.nodes[self.position_of_any_leader().await].consensus();
-        leader.add_learner(id, &address).await.unwrap();
+        let leader = self.change(async |leader| leader.add_learner(id, &address).await).await;
         eventually("the learner has caught up", || {
             leader.membership().progress.get(&id).is_some_and(|seen| seen.lag < 20)
         })
@@ -283,6 +307,16 @@ impl Cluster {
         })
         .await;
         agreed.unwrap()
+    }
+
+    /// Writes at a node until its log begins after `index`. Only an entry asks for the next snapshot, and how many come while
+    /// one is made depends on the machine.
+    pub(crate) async fn write_until_purged(&mut self, position: usize, index: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.nodes[position].consensus().status().purged_index <= index {
+            assert!(Instant::now() < deadline, "the beginning of the log stays");
+            self.propose_on(position).await;
+        }
     }
 
     pub(crate) async fn propose_on(&mut self, position: usize) -> (VideoId, u64) {

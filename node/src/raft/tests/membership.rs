@@ -19,13 +19,11 @@ async fn one_node_becomes_three_and_five_and_three_again_while_it_takes_writes()
     let mut writer = Writer::start(cluster.nodes[0].consensus().clone());
     cluster.add_learner(settings).await;
     cluster.add_learner(settings).await;
-    let leader = cluster.leading().await;
-    leader.change_voters(leader.membership().version, &ids(1..=3)).await.unwrap();
+    cluster.change_voters(&ids(1..=3)).await;
     writer.some_more().await;
     cluster.add_learner(settings).await;
     cluster.add_learner(settings).await;
-    let leader = cluster.leading().await;
-    leader.change_voters(leader.membership().version, &ids(1..=5)).await.unwrap();
+    let leader = cluster.change_voters(&ids(1..=5)).await;
     assert_eq!(leader.membership().voters, ids(1..=5));
     writer.some_more().await;
     writer.end(cluster.nodes[4].consensus()).await;
@@ -40,16 +38,17 @@ async fn one_node_becomes_three_and_five_and_three_again_while_it_takes_writes()
         Err(MembershipError::Leads(NodeId(1)))
     );
     assert_eq!(leader.transfer_leadership_to(NodeId(4)).await.unwrap(), NodeId(4));
-    let leader = cluster.leading().await;
-    leader.change_voters(leader.membership().version, &ids(3..=5)).await.unwrap();
+    cluster.change_voters(&ids(3..=5)).await;
     writer.some_more().await;
     let leader = cluster.leading().await;
     let membership = leader.membership();
     assert_eq!((membership.voters, membership.learners), (ids(3..=5), ids(1..=2)));
     for gone in 1..=2 {
-        leader.remove_learner(NodeId(gone)).await.unwrap();
-        leader.remove_learner(NodeId(gone)).await.unwrap();
+        for _ in 0..2 {
+            cluster.change(async |leader| leader.remove_learner(NodeId(gone)).await).await;
+        }
     }
+    let leader = cluster.leading().await;
     assert!(leader.membership().learners.is_empty());
     for gone in &mut cluster.nodes[..2] {
         gone.kill().await;
@@ -108,13 +107,7 @@ async fn a_new_node_gets_a_snapshot_when_the_log_begins_too_late_for_it() {
         ..RaftSettings::default()
     };
     let mut cluster = Cluster::founded(settings).await;
-    for _ in 0..200 {
-        cluster.propose_on(0).await;
-    }
-    eventually("the beginning of the log is gone", || {
-        cluster.nodes[0].consensus().status().purged_index > 20
-    })
-    .await;
+    cluster.write_until_purged(0, 20).await;
     let writer = Writer::start(cluster.nodes[0].consensus().clone());
     let learner = cluster.add_learner(settings).await;
     writer.some_more().await;
@@ -122,7 +115,7 @@ async fn a_new_node_gets_a_snapshot_when_the_log_begins_too_late_for_it() {
     assert!(status.snapshot_index > 20, "{status:?}");
     let leader = cluster.leading().await;
     assert!(leader.membership().progress[&learner].silent_for.is_some());
-    leader.change_voters(leader.membership().version, &ids(1..=2)).await.unwrap();
+    cluster.change_voters(&ids(1..=2)).await;
     writer.some_more().await;
     writer.end(cluster.nodes[1].consensus()).await;
     cluster.assert_equal().await;

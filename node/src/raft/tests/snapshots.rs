@@ -69,13 +69,7 @@ async fn a_million_rows_reach_a_new_node_that_is_killed_on_the_way_while_writes_
     fill(&cluster.nodes[0].directory.path().join("state"));
     cluster.nodes[0].start().await;
     cluster.leader().await;
-    for _ in 0..150 {
-        cluster.propose_on(0).await;
-    }
-    eventually("the beginning of the log is gone", || {
-        cluster.nodes[0].consensus().status().purged_index > 20
-    })
-    .await;
+    cluster.write_until_purged(0, 20).await;
 
     let writer = Writer::start(cluster.nodes[0].consensus().clone());
     cluster.add_node(SETTINGS).await;
