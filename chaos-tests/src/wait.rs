@@ -8,6 +8,9 @@ use anyhow::{Result, anyhow};
 /// How long to pause between two looks: short enough not to lengthen a test noticeably.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// The last look may take so long, however late it begins.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
 /// Calls `look` until it gives a value, or fails after `limit` with what it saw last.
 ///
 /// `look` answers `Ok(Some(value))` when the condition holds, `Ok(None)` or an error when not yet.
@@ -21,10 +24,13 @@ where
 {
     let start = Instant::now();
     loop {
-        let seen = match look().await {
-            Ok(Some(value)) => return Ok(value),
-            Ok(None) => String::from("not yet"),
-            Err(error) => format!("{error:#}"),
+        // A look that hangs must not outlive the test either.
+        let left = limit.saturating_sub(start.elapsed()).max(LAST_LOOK);
+        let seen = match tokio::time::timeout(left, look()).await {
+            Ok(Ok(Some(value))) => return Ok(value),
+            Ok(Ok(None)) => String::from("not yet"),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => String::from("still looking"),
         };
         if start.elapsed() > limit {
             return Err(anyhow!("{what}: not within {limit:?} (last: {seen})"));

@@ -22,6 +22,7 @@ use crate::client::{Client, accepted};
 use crate::cluster::Cluster;
 use crate::history::check::CONFIGURATIONS_MAX;
 use crate::history::{Content, Fate, Operation, Recorder, Verdict, What, check, positions};
+use crate::outcome::until_failed;
 use crate::wait;
 use requests::{At, Said};
 
@@ -204,11 +205,7 @@ async fn register(client: &Client, number: usize) -> Result<Register> {
     let upload = Bytes::from_static(b"This is no video, but it has a description.\n");
     let video =
         accepted(client.upload_bytes(upload, &format!("{number}"), None, None).await?).await?;
-    wait::until("something that is no video fails", FAILED_WITHIN, async || {
-        let video = client.video(&video.id).await?;
-        Ok((video.state == "failed").then_some(()))
-    })
-    .await?;
+    until_failed(client, &video.id, FAILED_WITHIN).await?;
     let initial = requests::content_of(client, &video.id).await?;
     Ok(Register { id: video.id, initial })
 }

@@ -157,7 +157,5 @@ async fn gauge(node: &Node, name: &str) -> Result<u64> {
 
 /// How often a node took another one's snapshot, as its log says.
 fn snapshots_installed(node: &Node) -> Result<usize> {
-    let log = node.data().with_file_name("log");
-    let log = std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
-    Ok(log.lines().filter(|line| line.contains("installing a snapshot")).count())
+    Ok(node.printed()?.lines().filter(|line| line.contains("installing a snapshot")).count())
 }

@@ -85,7 +85,7 @@ fn decide(
 ) -> Result<Applied, ViewError> {
     let below: &Transaction<'_> = tx;
     let mut step = Step { tx: Transaction::new(below), index, now_ms, changed: BTreeSet::new() };
-    let audited = audit::entry(&step.tx, action)?;
+    let audited = audit::entry(&step.tx, now_ms, action)?;
     let outcome = act(&mut step, action);
     let Step { tx: above, changed, .. } = step;
     let batch = above.into_batch();

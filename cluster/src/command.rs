@@ -165,8 +165,7 @@ pub enum Action {
     FinishSource {
         id: VideoId,
     },
-    /// An upload broke off. Refused once all bytes have arrived; jobs that fail say so by `FailJob`. Refused when it is ready or has
-    /// failed already.
+    /// An upload broke off. Refused unless bytes are still arriving; jobs that fail say so by `FailJob`.
     FailVideo {
         id: VideoId,
         error: VideoError,

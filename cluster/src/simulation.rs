@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 use crate::apply::{Applied, apply};
 use crate::command::Command;
 use crate::ids::ClientId;
+use crate::testing::ACTION_NAMES;
 use crate::view::{TableId, Transaction, ViewError};
 
 use judge::Judge;
@@ -108,7 +109,8 @@ fn the_schedule_of_one_seed() {
 fn schedules_see_everything() {
     // What never happens is not tested.
     let seen = run_all(10_000..10_300);
-    for kind in workload::KINDS {
+    // The cluster is born already: that is refused always.
+    for kind in ACTION_NAMES.into_iter().filter(|kind| *kind != "init_cluster") {
         assert!(seen.contains(&(kind, "done")), "{kind} was never done");
     }
     for event in [

@@ -19,6 +19,37 @@ pub(crate) const LEASE_MS: u64 = 10_000;
 /// The token that lets nodes join, in the first hour.
 pub(crate) const TOKEN: TokenId = TokenId([0x70; 16]);
 
+/// What there is to ask for, by the words for logs: whoever wants to have seen everything counts on this.
+pub(crate) const ACTION_NAMES: [&str; 27] = [
+    "init_cluster",
+    "register_node",
+    "set_layout",
+    "mint_token",
+    "revoke_token",
+    "admit_node",
+    "drain_node",
+    "cancel_drain",
+    "remove_node",
+    "set_maintenance",
+    "raise_feature_level",
+    "create_video",
+    "append_source",
+    "finish_source",
+    "fail_video",
+    "edit_video",
+    "delete_video",
+    "count_views",
+    "claim_job",
+    "renew_leases",
+    "release_jobs",
+    "fail_job",
+    "set_plan",
+    "commit_segments",
+    "commit_thumbnail",
+    "finish_job",
+    "prepare_again",
+];
+
 const BIRTH_MS: u64 = 1_700_000_000_000;
 
 pub(crate) struct World {

@@ -25,8 +25,10 @@ use tokio::sync::watch;
 
 use crate::content::{GetError, PutError};
 use crate::doctor::{self, ClusterFacts, NodeFacts};
+use crate::founding::NO_CLUSTER;
 use crate::metrics;
-use crate::observe::{Stats, now_ms};
+use crate::now_ms;
+use crate::observe::Stats;
 use crate::raft::{ProposeError, RaftRole, RaftStatus, ReadError};
 use crate::run::{Daemon, Member, removal};
 
@@ -50,8 +52,6 @@ impl NodeBackend {
         self.daemon.member().ok_or_else(|| Unavailable::NotInService(NO_CLUSTER.to_owned()))
     }
 }
-
-const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
 
 impl Backend for NodeBackend {
     fn catalog(&self) -> Arc<dyn View + Send + Sync> {
@@ -240,6 +240,7 @@ fn observe(member: &Member) -> ClusterObservation {
             stores: row.roles.contains(&Role::Store),
             voter,
             status,
+            heard: seen.status,
             silent_for: seen.silent_for,
             version: row.version.clone(),
             lag: newest.saturating_sub(said.applied_index),
@@ -265,6 +266,7 @@ fn observe(member: &Member) -> ClusterObservation {
     let findings = doctor::examine(&ClusterFacts {
         leader,
         layout_epoch: layout.epoch(),
+        certificate_life: member.certificate_life(),
         under_replicated_blocks,
         nodes: facts,
     });

@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::authority::{Authority, AuthorityError, BACKDATE, names};
-use crate::identity::write_durably;
+use crate::files::write_durably;
 
 /// A node's private key (ECDSA on P-256).
 pub struct NodeKey(KeyPair);
@@ -318,7 +318,8 @@ impl TlsDir {
             .create(&self.path)
             .with_context(|| format!("create {}", self.path.display()))?;
         let text = pem::encode(&pem::Pem::new(tag, der));
-        write_durably(&self.path, name, text.as_bytes())
+        let path = self.path.join(name);
+        write_durably(&path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 
     fn damaged(&self, name: &str) -> String {

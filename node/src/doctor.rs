@@ -15,11 +15,11 @@ use std::time::Duration;
 use cluster::ids::NodeId;
 use gateway::backend::{Finding, NodeStatus, Severity};
 
+use crate::files::Space;
+use crate::store::FREE_BYTES_MIN;
+
 /// A disk with less free space is almost full.
 const DISK_LOW_PERCENT: u64 = 10;
-
-/// The block store refuses writes below this; see [`RocksOptions::free_bytes_min`](crate::store::RocksOptions).
-const DISK_FULL_BYTES: u64 = 1 << 30;
 
 /// Leases and the times that people see depend on the clocks of leaders. Time servers keep them within milliseconds.
 const CLOCK_SKEW_WARNING: Duration = Duration::from_millis(500);
@@ -28,8 +28,10 @@ const CLOCK_SKEW_CRITICAL: Duration = Duration::from_secs(5);
 /// A follower that is further behind is busy or cut off: at full load it is a second's worth of entries.
 const LAG_ENTRIES: u64 = 20_000;
 
-/// Certificates are renewed a month before they end; if one has less, that does not work.
+/// Certificates are renewed when a third of their life is left. If half of that has passed, or all but two weeks, that does
+/// not work.
 const CERTIFICATE_LOW: Duration = Duration::from_secs(14 * 24 * 3600);
+const CERTIFICATE_LOW_PART: u32 = 6;
 
 /// Copies of a block, and so the fewest nodes that can hold them apart.
 const STORES_MIN: usize = cluster::placement::COPIES;
@@ -42,13 +44,16 @@ pub struct NodeFacts {
     pub zone: String,
     pub stores: bool,
     pub voter: bool,
+    /// With what operators have planned for it.
     pub status: NodeStatus,
+    /// What can be heard of it, whatever is planned.
+    pub heard: NodeStatus,
     pub silent_for: Duration,
     pub version: String,
     /// Entries of the log that it has yet to apply.
     pub lag: u64,
     /// Free and total bytes of the file system that holds its data.
-    pub disk: Option<Disk>,
+    pub disk: Option<Space>,
     /// How far its clock is from the asking node's, beyond what the time of the message explains.
     pub clock_skew: Option<Duration>,
     /// Until its certificate ends.
@@ -57,18 +62,13 @@ pub struct NodeFacts {
     pub trouble: Option<String>,
 }
 
-/// The file system that holds a node's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
-    pub free_bytes: u64,
-    pub total_bytes: u64,
-}
-
 /// A cluster as one of its nodes sees it.
 #[derive(Clone, Debug)]
 pub struct ClusterFacts {
     pub leader: Option<NodeId>,
     pub layout_epoch: u64,
+    /// How long certificates are good for, as this node signs them.
+    pub certificate_life: Duration,
     pub under_replicated_blocks: u64,
     pub nodes: Vec<NodeFacts>,
 }
@@ -84,7 +84,7 @@ pub fn examine(facts: &ClusterFacts) -> Vec<Finding> {
         disk(node, &mut findings);
         clock(node, &mut findings);
         progress(node, &mut findings);
-        certificate(node, &mut findings);
+        certificate(node, facts.certificate_life, &mut findings);
     }
     versions(facts, &mut findings);
     findings.sort_by_key(|finding| finding.severity);
@@ -113,7 +113,10 @@ fn finding(
 /// Whether there is a leader, and whether there still is one after the next failure.
 fn decisions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
     let voters: Vec<_> = facts.nodes.iter().filter(|node| node.voter).collect();
-    let answering = voters.iter().filter(|node| answers(node.status)).count();
+    let answering = voters.iter().filter(|node| node.heard == NodeStatus::Up).count();
+    // Who is late may only be busy.
+    let lost = |status| matches!(status, NodeStatus::Down | NodeStatus::Dead);
+    let left = voters.iter().filter(|node| !lost(node.heard)).count();
     let majority = voters.len() / 2 + 1;
     if facts.leader.is_none() {
         findings.push(finding(
@@ -127,13 +130,13 @@ fn decisions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
             "Bring back the voters that do not answer. If a majority of them is lost for good, `reelraft cluster recover` \
              makes a new cluster of what one node still has.",
         ));
-    } else if voters.len() > 1 && answering == majority && answering < voters.len() {
+    } else if voters.len() > 1 && left <= majority && left < voters.len() {
         findings.push(finding(
             Severity::Warning,
             "no_spare_voter",
             None,
             format!(
-                "{answering} of {} voters answer: if one more fails, writes are refused",
+                "{left} of {} voters are there: if one more fails, writes are refused",
                 voters.len()
             ),
             "Bring back the voters that do not answer, or let new nodes join: a dead voter is replaced by itself.",
@@ -232,10 +235,10 @@ fn presence(node: &NodeFacts, findings: &mut Vec<Finding>) {
 }
 
 fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
-    let Some(Disk { free_bytes, total_bytes }) = node.disk else { return };
+    let Some(Space { free_bytes, total_bytes }) = node.disk else { return };
     let free_mib = free_bytes >> 20;
     let percent = (u128::from(free_bytes) * 100).checked_div(u128::from(total_bytes)).unwrap_or(0);
-    let (severity, code, summary) = if free_bytes < DISK_FULL_BYTES {
+    let (severity, code, summary) = if free_bytes < FREE_BYTES_MIN {
         (
             Severity::Critical,
             "disk_full",
@@ -267,7 +270,7 @@ fn clock(node: &NodeFacts, findings: &mut Vec<Finding>) {
 }
 
 fn progress(node: &NodeFacts, findings: &mut Vec<Finding>) {
-    if !answers(node.status) || node.lag < LAG_ENTRIES {
+    if node.heard != NodeStatus::Up || node.lag < LAG_ENTRIES {
         return;
     }
     findings.push(finding(
@@ -279,8 +282,9 @@ fn progress(node: &NodeFacts, findings: &mut Vec<Finding>) {
     ));
 }
 
-fn certificate(node: &NodeFacts, findings: &mut Vec<Finding>) {
-    let Some(left) = node.certificate_left.filter(|left| *left < CERTIFICATE_LOW) else { return };
+fn certificate(node: &NodeFacts, life: Duration, findings: &mut Vec<Finding>) {
+    let low = CERTIFICATE_LOW.min(life / CERTIFICATE_LOW_PART);
+    let Some(left) = node.certificate_left.filter(|left| *left < low) else { return };
     findings.push(finding(
         if left.is_zero() { Severity::Critical } else { Severity::Warning },
         "certificate_ending",
@@ -306,15 +310,6 @@ fn versions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
     }
 }
 
-fn answers(status: NodeStatus) -> bool {
-    match status {
-        NodeStatus::Joining | NodeStatus::Up | NodeStatus::Draining | NodeStatus::Maintenance => {
-            true
-        }
-        NodeStatus::Suspect | NodeStatus::Down | NodeStatus::Dead => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,20 +322,26 @@ mod tests {
             stores: true,
             voter: true,
             status: NodeStatus::Up,
+            heard: NodeStatus::Up,
             silent_for: Duration::ZERO,
             version: "1.0.0".to_owned(),
             lag: 0,
-            disk: Some(Disk { free_bytes: 500 << 30, total_bytes: 1000 << 30 }),
+            disk: Some(Space { free_bytes: 500 << 30, total_bytes: 1000 << 30 }),
             clock_skew: Some(Duration::from_millis(3)),
             certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
             trouble: None,
         }
     }
 
+    fn fall(node: &mut NodeFacts, to: NodeStatus) {
+        (node.status, node.heard) = (to, to);
+    }
+
     fn healthy() -> ClusterFacts {
         ClusterFacts {
             leader: Some(NodeId(1)),
             layout_epoch: 1,
+            certificate_life: Duration::from_secs(90 * 24 * 3600),
             under_replicated_blocks: 0,
             nodes: (1..=3).map(node).collect(),
         }
@@ -373,15 +374,15 @@ mod tests {
             (&["one_zone"], |facts| {
                 facts.nodes.iter_mut().for_each(|node| node.zone = "a".to_owned());
             }),
-            (&["node_late", "no_spare_voter"], |facts| facts.nodes[1].status = NodeStatus::Suspect),
+            (&["node_late"], |facts| fall(&mut facts.nodes[1], NodeStatus::Suspect)),
             (&["node_draining"], |facts| facts.nodes[1].status = NodeStatus::Draining),
             (&["node_maintenance"], |facts| facts.nodes[1].status = NodeStatus::Maintenance),
             (&["store_trouble"], |facts| facts.nodes[1].trouble = Some("full".to_owned())),
             (&["disk_low"], |facts| {
-                facts.nodes[1].disk = Some(Disk { free_bytes: 90 << 30, total_bytes: 1000 << 30 });
+                facts.nodes[1].disk = Some(Space { free_bytes: 90 << 30, total_bytes: 1000 << 30 });
             }),
             (&["disk_full"], |facts| {
-                facts.nodes[1].disk = Some(Disk { free_bytes: 0, total_bytes: 0 });
+                facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 0 });
             }),
             (&["clock_skew"], |facts| {
                 facts.nodes[1].clock_skew = Some(Duration::from_millis(700));
@@ -402,10 +403,34 @@ mod tests {
     }
 
     #[test]
+    fn a_voter_that_is_away_for_maintenance_is_away() {
+        let codes = found(|facts| {
+            facts.nodes[1].status = NodeStatus::Maintenance;
+            facts.nodes[1].heard = NodeStatus::Down;
+        });
+        assert_eq!(codes, ["no_spare_voter", "node_maintenance"]);
+    }
+
+    #[test]
+    fn short_certificates_are_no_trouble_by_themselves() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let found_with = |left| {
+            found(|facts| {
+                facts.certificate_life = hours(12);
+                for node in &mut facts.nodes {
+                    node.certificate_left = Some(left);
+                }
+            })
+        };
+        assert_eq!(found_with(hours(3)), [""; 0]);
+        assert_eq!(found_with(hours(1)), ["certificate_ending"; 3]);
+    }
+
+    #[test]
     fn the_worst_comes_first() {
         let codes = found(|facts| {
             facts.nodes[0].version = "1.1.0".to_owned();
-            facts.nodes[1].status = NodeStatus::Down;
+            fall(&mut facts.nodes[1], NodeStatus::Down);
             facts.nodes[2].clock_skew = Some(Duration::from_secs(1));
         });
         assert_eq!(codes, ["node_down", "no_spare_voter", "clock_skew", "versions_differ"]);
@@ -415,8 +440,8 @@ mod tests {
     fn a_lost_majority_says_how_many_are_needed() {
         let mut facts = healthy();
         facts.leader = None;
-        facts.nodes[0].status = NodeStatus::Dead;
-        facts.nodes[1].status = NodeStatus::Dead;
+        fall(&mut facts.nodes[0], NodeStatus::Dead);
+        fall(&mut facts.nodes[1], NodeStatus::Dead);
         let findings = examine(&facts);
         let summary = &findings[0].summary;
         assert!(summary.contains("1 of 3") && summary.contains("2 are needed"), "{summary}");

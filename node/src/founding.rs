@@ -26,9 +26,12 @@ use tonic::Status;
 use crate::authority::{Authority, SigningRequest};
 use crate::credentials::TlsDir;
 use crate::identity::{Identity, random_id};
-use crate::observe::now_ms;
+use crate::now_ms;
 use crate::raft::ProposeError;
 use crate::run::{Daemon, Member};
+
+/// What a node says that is asked for what only members can do.
+pub const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
 
 /// The node that founds a cluster.
 const FOUNDER: NodeId = NodeId(1);
@@ -68,6 +71,8 @@ impl From<InitError> for Status {
 /// # Errors
 /// See [`InitError`].
 pub async fn init(daemon: &Arc<Daemon>) -> Result<Identity, InitError> {
+    // One at a time: who joins meanwhile has founded nothing.
+    let becoming = daemon.becoming().await;
     let unfinished = daemon.tls_dir().authority().map_err(InitError::Node)?.is_some();
     if let Some(identity) = daemon.identity()
         && !unfinished
@@ -79,7 +84,8 @@ pub async fn init(daemon: &Arc<Daemon>) -> Result<Identity, InitError> {
     }
     let life = daemon.config().rpc.certificate_life;
     let prepare = || prepare(&daemon.tls_dir(), life);
-    let member = daemon.become_member(prepare).await.map_err(InitError::Node)?;
+    let member = becoming.member(prepare).await.map_err(InitError::Node)?;
+    drop(becoming);
     finish(daemon, &member).await.map_err(InitError::NotYet)?;
     Ok(member.identity().clone())
 }

@@ -9,12 +9,12 @@
 //! - At most one process holds a [`DataDir`] of a path. The kernel drops the lock with the process, however it ends.
 //! - `node.json` is written once, whole or not at all (temporary file, fsync, rename, fsync of the directory), and before
 //!   any database exists. A log or a catalog without it is somebody else's, or damaged: the node does not start on it.
+//!   A restored node gets it last, after its databases.
 //! - The directory is its owner's alone: it holds keys.
 //! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,6 +23,7 @@ use cluster::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::credentials::TlsDir;
+use crate::files;
 
 /// What `node.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl DataDir {
             }
         }
         let dir = Self { path, _lock: lock };
-        write_durably(&dir.path, PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
+        dir.write(PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
         Ok(dir)
     }
 
@@ -213,7 +214,7 @@ impl DataDir {
     fn write_identity(&self, identity: &Identity) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(identity).context("encode the identity")?;
         text.push(b'\n');
-        write_durably(&self.path, IDENTITY_FILE, &text)
+        self.write(IDENTITY_FILE, &text)
     }
 
     /// What the node proves itself with.
@@ -240,7 +241,7 @@ impl DataDir {
     /// # Errors
     /// When it cannot be written.
     pub fn mark_removed(&self, identity: &Identity) -> anyhow::Result<()> {
-        write_durably(&self.path, REMOVED_FILE, removed_text(identity).as_bytes())
+        self.write(REMOVED_FILE, removed_text(identity).as_bytes())
     }
 
     /// Takes back what [`DataDir::open`] wrote for others to read. The lock goes when the value does.
@@ -249,17 +250,17 @@ impl DataDir {
         let _ = fs::remove_file(self.path.join(PID_FILE));
     }
 
+    fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        files::write_durably(&path, bytes).with_context(|| format!("write {}", path.display()))
+    }
+
     /// A log or a catalog that is nobody's. Blocks may be: they name themselves, and each is verified when it is read, so a node
     /// that comes back as a new one can bring its copies along.
     fn refuse_orphans(&self) -> anyhow::Result<()> {
         for database in [self.raft(), self.state()] {
-            let empty = match fs::read_dir(&database) {
-                Ok(mut entries) => entries.next().is_none(),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-                Err(error) => {
-                    return Err(error).with_context(|| format!("list {}", database.display()));
-                }
-            };
+            let empty = files::is_empty(&database)
+                .with_context(|| format!("list {}", database.display()))?;
             ensure!(
                 empty,
                 "{} holds data but {} is missing, so nobody knows whose it is: restore the file from a backup, or move the \
@@ -287,26 +288,6 @@ pub fn removed_text(identity: &Identity) -> String {
 fn is_from_before_certificates(text: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(text)
         .is_ok_and(|value| value.get("members").is_some())
-}
-
-/// Writes a file of `directory` whole or not at all, and so that it is there after a power cut. Its owner alone can read it.
-///
-/// # Errors
-/// When it cannot be written.
-pub(crate) fn write_durably(directory: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = directory.join(name);
-    let temporary = directory.join(format!("{name}.tmp"));
-    let write = || -> std::io::Result<()> {
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        // A rename is durable when its directory is.
-        File::open(directory)?.sync_all()
-    };
-    write().with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]

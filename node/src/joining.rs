@@ -253,6 +253,8 @@ fn keep(
         (credentials.cluster_id(), credentials.node_id()) == (token.cluster_id, node_id),
         "the certificate in the answer is for another node than {node_id}"
     );
+    // Left by a founding that broke off. Whoever has it goes on founding when it starts.
+    tls.forget_authority_key()?;
     tls.store(credentials.certificate(), credentials.authority())?;
     let peers = reply
         .members
@@ -323,5 +325,66 @@ impl ServerCertVerifier for ByToken {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         tls::algorithms().supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::authority::{Authority, CERTIFICATE_LIFE, SigningRequest};
+
+    const CLUSTER: [u8; 16] = [5; 16];
+
+    /// The answer to a node with this key.
+    fn answer(tls: &TlsDir, authority: &Authority) -> (JoinToken, JoinReply) {
+        let request = SigningRequest::parse(&tls.key().unwrap().request().unwrap()).unwrap();
+        let now = SystemTime::now();
+        let signed = authority.sign(&request, CLUSTER, NodeId(4), now, CERTIFICATE_LIFE).unwrap();
+        let token = JoinToken {
+            cluster_id: CLUSTER,
+            authority: fingerprint(authority.certificate()),
+            id: [1; 16],
+            secret: [2; 32],
+        };
+        let reply = JoinReply {
+            node_id: 4,
+            cluster_id: CLUSTER.to_vec().into(),
+            certificate: signed.to_vec().into(),
+            members: Vec::new(),
+        };
+        (token, reply)
+    }
+
+    #[test]
+    fn a_node_that_joins_forgets_the_founding_that_it_once_began() {
+        let home = tempfile::tempdir().unwrap();
+        let tls = TlsDir::new(home.path().join("tls"));
+        tls.store_authority_key(&Authority::create([9; 16], SystemTime::now()).unwrap()).unwrap();
+        let authority = Authority::create(CLUSTER, SystemTime::now()).unwrap();
+        let (token, reply) = answer(&tls, &authority);
+        let identity = keep(&tls, &token, reply, authority.certificate().clone()).unwrap();
+        assert_eq!((identity.cluster_id, identity.node_id), (CLUSTER, NodeId(4)));
+        assert!(tls.authority().unwrap().is_none());
+        assert_eq!(tls.load().unwrap().node_id(), NodeId(4));
+    }
+
+    #[test]
+    fn an_answer_for_another_node_or_from_another_cluster_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let tls = TlsDir::new(home.path().join("tls"));
+        let authority = Authority::create(CLUSTER, SystemTime::now()).unwrap();
+        let wrong: [fn(&mut JoinReply); 3] = [
+            |reply| reply.node_id = 5,
+            |reply| reply.cluster_id = vec![6; 16].into(),
+            |reply| reply.certificate = vec![1, 2, 3].into(),
+        ];
+        for change in wrong {
+            let (token, mut reply) = answer(&tls, &authority);
+            change(&mut reply);
+            keep(&tls, &token, reply, authority.certificate().clone()).unwrap_err();
+            assert!(tls.load().is_err());
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod content;
 pub mod credentials;
 pub mod doctor;
+pub mod files;
 pub mod founding;
 pub mod identity;
 pub mod joining;
@@ -28,6 +29,12 @@ pub mod token;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The time of this machine's clock, as the catalog counts it.
+#[must_use]
+pub fn now_ms() -> u64 {
+    milliseconds(std::time::SystemTime::now())
+}
 
 /// A time as the catalog counts it: milliseconds since 1970.
 #[must_use]

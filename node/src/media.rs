@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cluster::catalog;
 use cluster::command::{Action, Claim, LeaseToken, Reply};
@@ -35,6 +35,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+use crate::now_ms;
 
 pub use worker::main as worker_main;
 
@@ -279,12 +281,6 @@ impl Media {
             }
         }
     }
-}
-
-/// Milliseconds since 1970. Only to guess what a claim would be answered; the catalog's own clock decides.
-fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether the answer to a command says that somebody else has the job now.

@@ -26,8 +26,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::FailureDetection;
-use crate::doctor::Disk;
-use crate::rpc::caller::says_removed;
+use crate::files::Space;
+use crate::now_ms;
+use crate::rpc::caller::{Roster, says_removed};
 use crate::rpc::peers::{Peers, Purpose};
 
 /// What other nodes said last, and when.
@@ -66,7 +67,7 @@ pub struct Stats {
     /// Whether it is about to stop.
     pub stopping: bool,
     /// The file system that holds its data.
-    pub disk: Option<Disk>,
+    pub disk: Option<Space>,
     /// When its certificate ends.
     pub certificate_ends_ms: Option<u64>,
 }
@@ -83,7 +84,7 @@ impl From<PingReply> for Stats {
             layout_known_for: Duration::from_millis(reply.layout_known_ms),
             trouble: (!reply.trouble.is_empty()).then_some(reply.trouble),
             stopping: reply.stopping,
-            disk: (reply.disk_total_bytes > 0).then_some(Disk {
+            disk: (reply.disk_total_bytes > 0).then_some(Space {
                 free_bytes: reply.disk_free_bytes,
                 total_bytes: reply.disk_total_bytes,
             }),
@@ -149,10 +150,11 @@ impl Observer {
     }
 
     /// Pings all nodes whose address is known until `stop`, and says in the log when one falls silent or comes back, by
-    /// its name in `names`. Cancels `removed` when one of them answers that this node was removed from the cluster.
+    /// its name in `names`. Who has been removed, by `roster`, is left alone. Cancels `removed` when one of them answers that this node was removed from the cluster.
     pub async fn run(
         self: Arc<Self>,
         names: impl Fn(NodeId) -> String + Send,
+        roster: Roster,
         removed: CancellationToken,
         stop: CancellationToken,
     ) {
@@ -165,13 +167,13 @@ impl Observer {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    for node in self.peers.known() {
+                    for node in self.peers.known().into_iter().filter(|node| !roster.is_removed(*node)) {
                         if pending.insert(node) {
                             let observer = self.clone();
                             pings.spawn(async move { (node, observer.ping(node).await) });
                         }
                     }
-                    for node in self.peers.known() {
+                    for node in self.peers.known().into_iter().filter(|node| !roster.is_removed(*node)) {
                         let seen = self.observe(node);
                         gauge!("reelraft_node_silent_seconds", "node" => node.to_string())
                             .set(seen.silent_for.as_secs_f64());
@@ -234,12 +236,6 @@ fn clock_skew(asked: u64, told: u64, heard: u64) -> Duration {
     let ahead = told.saturating_sub(heard);
     let behind = asked.saturating_sub(told);
     Duration::from_millis(ahead.max(behind))
-}
-
-/// Milliseconds since 1970, by this machine's clock.
-#[must_use]
-pub fn now_ms() -> u64 {
-    crate::milliseconds(std::time::SystemTime::now())
 }
 
 /// Whether a node's status is another one than was announced last; everybody counts as up at first.

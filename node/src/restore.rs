@@ -6,13 +6,15 @@
 //!
 //! # Invariants
 //!
-//! - Only a directory that belongs to no node is written to, and a backup that turns out to be damaged leaves it empty.
+//! - Only a directory that belongs to no node is written to, and a backup that turns out to be damaged leaves no database in it.
 //! - The node's identity is written after everything else: a crash before leaves databases without one, which are refused at
 //!   every start.
-//! - An old node's directory is read, but for its blocks: these move to the new one, by a rename, as the last thing.
+//! - An old node's directory is read, but for its blocks: these move to the new one, by a rename, as the last thing before the
+//!   identity.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -24,6 +26,7 @@ use cluster::view::Transaction;
 
 use crate::authority::{Authority, CERTIFICATE_LIFE, SigningRequest};
 use crate::backup::{self, Reader, Summary};
+use crate::files;
 use crate::identity::{DataDir, Identity, random_id};
 use crate::milliseconds;
 use crate::raft::{self, salvage};
@@ -65,6 +68,9 @@ pub async fn restore<R: Read>(
         time_ms: milliseconds(now),
         actor: actor.to_owned(),
     };
+    if let Some(old) = &old {
+        check_blocks(old, &data_dir)?;
+    }
     let (first, summary) = restore_catalog(backup, &data_dir, &new).await?;
     let request = SigningRequest::parse(&key.request()?)?;
     let certificate = authority.sign(&request, cluster_id, first, now, CERTIFICATE_LIFE)?;
@@ -111,7 +117,11 @@ pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Reco
         );
         let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
         let scratch = new.path().join("salvaged");
-        ensure!(is_empty(&scratch)?, "{} is left from an earlier attempt", scratch.display());
+        ensure!(
+            files::is_empty(&scratch)?,
+            "{} is left from an earlier attempt",
+            scratch.display()
+        );
         let salvaged = salvage(&old.state(), &old.raft(), local, &scratch).await?;
         let mut out = BufWriter::new(File::create(&file)?);
         backup::write(&salvaged.state, salvaged.index, &mut out)?;
@@ -125,7 +135,21 @@ pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Reco
     };
     let backup = Reader::open(BufReader::new(File::open(&file)?))?;
     let restored = restore(backup, to, Some(from), actor).await?;
+    fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     Ok(Recovered { old: identity, index, decided, restored })
+}
+
+/// Finds out before anything is written what would keep the blocks from being moved.
+fn check_blocks(old: &DataDir, new: &DataDir) -> anyhow::Result<()> {
+    let to = new.content();
+    ensure!(files::is_empty(&to)?, "{} is not empty: it would be replaced", to.display());
+    ensure!(
+        fs::metadata(old.path())?.dev() == fs::metadata(new.path())?.dev(),
+        "{} and {} are on different file systems: choose a directory beside the old one, to which its blocks can be moved",
+        old.path().display(),
+        new.path().display()
+    );
+    Ok(())
 }
 
 fn move_blocks(old: &DataDir, new: &DataDir) -> anyhow::Result<()> {
@@ -133,7 +157,6 @@ fn move_blocks(old: &DataDir, new: &DataDir) -> anyhow::Result<()> {
     if !from.exists() {
         return Ok(());
     }
-    ensure!(is_empty(&to)?, "{} is not empty: it would be replaced", to.display());
     fs::rename(&from, &to).with_context(|| {
         format!(
             "move the blocks from {} to {} (they have to be on the same file system)",
@@ -142,7 +165,7 @@ fn move_blocks(old: &DataDir, new: &DataDir) -> anyhow::Result<()> {
         )
     })?;
     for directory in [old.path(), new.path()] {
-        File::open(directory)?.sync_all()?;
+        files::sync_directory(directory)?;
     }
     Ok(())
 }
@@ -163,7 +186,11 @@ async fn restore_catalog<R: Read>(
     );
     let (state_dir, raft_dir) = (data_dir.state(), data_dir.raft());
     for path in [&state_dir, &raft_dir] {
-        ensure!(is_empty(path)?, "{} is not empty: restore to an empty directory", path.display());
+        ensure!(
+            files::is_empty(path)?,
+            "{} is not empty: restore to an empty directory",
+            path.display()
+        );
     }
     let restored = fill(backup, &state_dir, &raft_dir, new).await;
     if restored.is_err() {
@@ -193,14 +220,6 @@ async fn fill<R: Read>(
     let local = LocalNode { cluster_id: new.cluster_id, node_id: first };
     raft::seed(&state, &batch, index, raft_dir, local).await?;
     Ok((first, summary))
-}
-
-fn is_empty(path: &Path) -> anyhow::Result<bool> {
-    match fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error).with_context(|| format!("list {}", path.display())),
-    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub use member::Member;
 use crate::backend::NodeBackend;
 use crate::config::Config;
 use crate::credentials::TlsDir;
+use crate::files;
 use crate::identity::{DataDir, Identity, random, removed_text};
 use crate::rpc::admin::AdminService;
 use crate::rpc::blocks::{BlocksService, Budgeted};
@@ -98,7 +99,7 @@ pub struct Daemon {
     removed: CancellationToken,
 }
 
-/// What others may ask for; all of it answers `UNAVAILABLE` until this node is a member.
+/// What others may ask for, once this node is a member; before, nobody gets as far as asking ([`rpc::accept`]).
 #[derive(Default)]
 struct MemberServices {
     join: Late<JoinServer<JoinService>>,
@@ -161,9 +162,7 @@ pub async fn serve(
             tokio::spawn(finish_founding(daemon.clone(), member));
         }
         None => {
-            tracing::info!(
-                "this node belongs to no cluster yet: `reelraft cluster init` founds one, `reelraft node join` joins one"
-            );
+            tracing::info!("{}", founding::NO_CLUSTER);
         }
     }
 
@@ -246,7 +245,11 @@ impl Daemon {
         };
         let capacity_bytes = match config.capacity_bytes {
             Some(bytes) => bytes,
-            None => member::disk(data_dir.path())?.total_bytes,
+            None => {
+                let space = files::space(data_dir.path())
+                    .context("ask for the size of the file system of the data directory")?;
+                space.total_bytes
+            }
         };
         Ok(Arc::new(Self {
             config,
@@ -393,7 +396,7 @@ impl Daemon {
         let member = self.member.get_or_init(|| opened);
         member.provide(self);
         self.tls.send_replace(Some(tls));
-        member.start_loops(self, Arc::new(NodeBackend::new(self.clone())))?;
+        member.start_loops(self, Arc::new(NodeBackend::new(self.clone())));
         Ok(member.clone())
     }
 

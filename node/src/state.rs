@@ -41,8 +41,10 @@ use rocksdb::{
     DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use crate::files::write_durably;
 pub(crate) use crash::CrashPoint;
-pub(crate) use directory::{link_or_copy, link_or_copy_all, sync_directory, write_durably};
+
+pub(crate) use directory::{link_or_copy, link_or_copy_all};
 pub(crate) use records::find_damage;
 pub use snapshot::SnapshotView;
 
@@ -172,11 +174,19 @@ impl OpenDb {
             .map_err(|error| StateError::Read(self.explain(error)))
     }
 
+    fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
     /// What an error says, after it has been noted if it says that the files are damaged.
     fn explain(&self, error: rocksdb::Error) -> String {
         let damaged = error.kind() == rocksdb::ErrorKind::Corruption;
         let reason = error.into_string();
-        if damaged && let Some(root) = self.path.parent() {
+        // Who still reads a catalog that was replaced must not condemn the one that took its place.
+        if damaged
+            && !self.is_replaced()
+            && let Some(root) = self.path.parent()
+        {
             tracing::error!(reason, path = %self.path.display(), "the catalog on this disk is damaged");
             if let Err(error) = write_durably(&root.join(DAMAGED), reason.as_bytes()) {
                 tracing::error!(%error, "that the catalog is damaged could not be noted");
@@ -306,7 +316,7 @@ impl StateDb {
     /// Ends early when `stop` says so.
     ///
     /// # Errors
-    /// When something is damaged; the catalog is condemned then.
+    /// [`StateError::Disk`] when it cannot be read, anything else when something is damaged; the catalog is condemned then.
     pub fn verify(&self, stop: impl Fn() -> bool) -> Result<(), StateError> {
         let current = self.current();
         for family in TableId::ALL.iter().map(|table| table.name()).chain([META]) {
@@ -318,7 +328,16 @@ impl StateDb {
             while rows.valid() && !stop() {
                 rows.next();
             }
-            rows.status().map_err(|error| StateError::Read(current.explain(error)))?;
+            if let Err(error) = rows.status() {
+                if error.kind() != rocksdb::ErrorKind::Corruption {
+                    let (path, reason) = (current.path.clone(), error.into_string());
+                    return Err(StateError::Disk { path, reason });
+                }
+                if current.is_replaced() {
+                    return Ok(());
+                }
+                return Err(StateError::Read(current.explain(error)));
+            }
         }
         Ok(())
     }

@@ -35,6 +35,9 @@ pub use unavailable::UnavailableStore;
 /// a transfer; the longest segment that the ladder can make (4 s at 2160p, with room to spare) stays well below.
 pub const BLOCK_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// A store refuses blocks when its file system has fewer bytes free, unless it is set up otherwise.
+pub const FREE_BYTES_MIN: u64 = 1 << 30;
+
 /// A block that is on this node, good as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredBlock {

@@ -34,7 +34,12 @@ impl Entry {
 }
 
 /// What is recorded of an action, told from the tables before it: a removed node's name is gone afterwards.
-pub(super) fn entry(view: &dyn View, action: &Action) -> Result<Option<Entry>, ViewError> {
+pub(super) fn entry(
+    view: &dyn View,
+    now_ms: u64,
+    action: &Action,
+) -> Result<Option<Entry>, ViewError> {
+    let minutes = |until_ms: u64| until_ms.saturating_sub(now_ms).div_ceil(60_000);
     let (actor, action) = match action {
         Action::InitCluster { cluster_id, authority, .. } => {
             let authority = if authority.is_some() { " with an authority" } else { "" };
@@ -42,8 +47,10 @@ pub(super) fn entry(view: &dyn View, action: &Action) -> Result<Option<Entry>, V
         }
         Action::MintToken { token, roles, expires_ms, uses, actor, .. } => {
             let (token, roles) = (short(*token), names(roles));
-            let action =
-                format!("make token {token} for {uses} nodes as {roles} until {expires_ms} ms");
+            let action = format!(
+                "make token {token} for {uses} node(s) as {roles}, good for {} min",
+                minutes(*expires_ms)
+            );
             (actor.clone(), action)
         }
         Action::RevokeToken { token, actor } => {
@@ -68,7 +75,7 @@ pub(super) fn entry(view: &dyn View, action: &Action) -> Result<Option<Entry>, V
         Action::SetMaintenance { node, until_ms, actor } => {
             let node = named(view, *node)?;
             let action = match until_ms {
-                Some(until_ms) => format!("maintain {node} until {until_ms} ms"),
+                Some(until_ms) => format!("maintain {node} for {} min", minutes(*until_ms)),
                 None => format!("end the maintenance of {node}"),
             };
             (actor.clone(), action)

@@ -235,8 +235,12 @@ fn retry_pause_ms(failures: u32) -> u64 {
 
 /// Whether another node could take what failed on this one.
 fn has_other_transcoder(view: &dyn View, node: NodeId) -> Result<bool, ViewError> {
-    let nodes = NODES.collect(view, &KeyRange::all(), usize::MAX)?;
-    Ok(nodes.iter().any(|(id, row)| *id != node && row.roles.contains(&Role::Transcoder)))
+    for (id, row) in NODES.collect(view, &KeyRange::all(), usize::MAX)? {
+        if id != node && row.roles.contains(&Role::Transcoder) && may_work(view, id)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether enough of the source has arrived. An estimate: a worker that is too early waits for its bytes.

@@ -21,36 +21,6 @@ const VIDEOS: u8 = 4;
 /// Claims that are remembered, stale ones included.
 const CLAIMS_MAX: usize = 12;
 
-/// The kinds of commands that are not always refused.
-pub(super) const KINDS: [&str; 26] = [
-    "register_node",
-    "set_layout",
-    "mint_token",
-    "revoke_token",
-    "admit_node",
-    "drain_node",
-    "cancel_drain",
-    "remove_node",
-    "set_maintenance",
-    "raise_feature_level",
-    "create_video",
-    "append_source",
-    "finish_source",
-    "fail_video",
-    "edit_video",
-    "delete_video",
-    "count_views",
-    "claim_job",
-    "renew_leases",
-    "release_jobs",
-    "fail_job",
-    "prepare_again",
-    "set_plan",
-    "commit_segments",
-    "commit_thumbnail",
-    "finish_job",
-];
-
 /// What proposers want, and what they were given.
 #[derive(Default)]
 pub(super) struct Workload {

@@ -23,7 +23,7 @@ pub(super) enum Command {
     /// Have a node hand over what it does, so that it can be removed
     ///
     /// It gives up its vote and its leadership, takes no more jobs, and its blocks are copied to others. Any node of the
-    /// cluster can be asked; `cluster status` shows how far it is.
+    /// cluster can be asked; `cluster status` shows what is left.
     Drain {
         /// Its id
         id: u64,

@@ -236,7 +236,8 @@ impl Loops {
         let mut trouble = None;
         let mut after = *cursor;
         let queue = std::iter::from_fn(|| {
-            if self.epoch() != Some(epoch) {
+            // A catalog that cannot be read is trouble for each pull, and no other layout.
+            if self.epoch().is_some_and(|now| now != epoch) {
                 return None;
             }
             let block = missing.next(after)?;

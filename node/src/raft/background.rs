@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Raft;
 use super::watchdog::GiveUp;
 use crate::rpc::peers::Peers;
-use crate::state::StateDb;
+use crate::state::{StateDb, StateError};
 
 /// Between two looks at the catalog's table of nodes for addresses that have changed.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
@@ -82,6 +82,10 @@ pub(super) fn verify_catalog(state: &StateDb, stop: &CancellationToken, give_up:
     match state.verify(|| stop.is_cancelled()) {
         Ok(()) if stop.is_cancelled() => {}
         Ok(()) => tracing::info!(seconds = started.elapsed().as_secs_f64(), "the catalog is sound"),
+        // Nothing was found out about what is on it: the next start looks again.
+        Err(error @ StateError::Disk { .. }) => {
+            tracing::error!(%error, "the catalog could not be read whole")
+        }
         Err(error) => give_up(&format!(
             "{error}. The catalog on this disk is damaged and will not be used again: move the data directory away and let \
              this node join again as a new node"

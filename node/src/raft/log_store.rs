@@ -41,8 +41,9 @@ use self::durable_mark::WriteAheadLog;
 use self::flusher::{Flusher, Waiter};
 use self::tail::Tail;
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
+use crate::files::write_durably;
 use crate::rpc::envelope::LocalNode;
-use crate::state::{REMEDY_FOR_DISK, find_damage, is_about_the_disk, write_durably};
+use crate::state::{REMEDY_FOR_DISK, find_damage, is_about_the_disk};
 
 const LOG: &str = "log";
 const META: &str = "meta";
@@ -117,17 +118,21 @@ impl LogStore {
         on_disk: impl FnOnce(Box<dyn Disk>) -> Box<dyn Disk>,
     ) -> Result<Self, LogStoreError> {
         let damaged = |reason: String| LogStoreError::Damaged { path: path.to_owned(), reason };
+        let disk_failed = |error: io::Error| LogStoreError::Disk {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
         let marker = path.join(CLAIMED);
         let claimed = marker.exists();
-        if claimed && !has_write_ahead_log(path).map_err(|error| damaged(error.to_string()))? {
+        if claimed && !has_write_ahead_log(path).map_err(disk_failed)? {
             return Err(damaged("its write-ahead log is missing".to_owned()));
         }
-        if let Some(reason) = find_damage(path).map_err(|error| damaged(error.to_string()))? {
+        if let Some(reason) = find_damage(path).map_err(disk_failed)? {
             return Err(damaged(reason));
         }
         let marked = match durable_mark::greatest(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            read => read.map_err(|error| damaged(error.to_string()))?,
+            read => read.map_err(disk_failed)?,
         };
         let families = [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));
         let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|error| {
@@ -147,7 +152,7 @@ impl LogStore {
         }
         claim(&db, path, owner, claimed)?;
         if !claimed {
-            write_durably(&marker, b"").map_err(|error| damaged(error.to_string()))?;
+            write_durably(&marker, b"").map_err(disk_failed)?;
         }
         let vote = read_meta(&db, VOTE_KEY).map_err(|error| damaged(error.to_string()))?;
         let purged = read_meta(&db, PURGED_KEY).map_err(|error| damaged(error.to_string()))?;
@@ -500,6 +505,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if from < until {
             self.writing(|db| db.delete_range_cf(family(db, LOG), key(from), key(until)))?;
         }
+        self.shared.flusher.health().truncated(from);
         tail.truncate(last_log_id);
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cluster::catalog;
 use cluster::clock::{LeaderClock, Reading};
@@ -374,17 +374,13 @@ impl Clocks {
 
     /// The time for a command, in milliseconds since 1970, on the leader of `term`.
     fn stamp_ms(&self, term: u64) -> u64 {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Read inside, so that no other command's reading comes between.
         let mut leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
-        let reading =
-            Reading { term, wall_ms: millis(wall), monotonic_ms: millis(self.started.elapsed()) };
+        let elapsed = self.started.elapsed().as_millis();
+        let monotonic_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        let reading = Reading { term, wall_ms: crate::now_ms(), monotonic_ms };
         // A catalog that cannot be read stops this node where it is applied; here it says nothing about time.
         let catalog_ms = || catalog::system(self.state.as_ref()).map_or(0, |system| system.time_ms);
         leader.stamp_ms(reading, catalog_ms)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).expect("the year is below 500 million")
 }

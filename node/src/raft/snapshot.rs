@@ -29,7 +29,8 @@ pub(super) use self::receive::{Receiving, Tail};
 pub(super) use self::send::{PARTS_AHEAD, send};
 use super::state_machine::checkpoint_meta;
 use super::types::SnapshotMeta;
-use crate::state::{CrashPoint, StateError, link_or_copy_all, sync_directory, write_durably};
+use crate::files::{sync_directory, write_durably};
+use crate::state::{CrashPoint, StateError, link_or_copy_all};
 
 const SNAPSHOTS: &str = "snapshots";
 const INCOMING: &str = "incoming";
@@ -239,10 +240,9 @@ impl SnapshotStore {
     /// Writes the manifest, which makes the directory a snapshot, and forgets the one before.
     fn publish(&self, snapshot: Arc<StoredSnapshot>) -> io::Result<Arc<StoredSnapshot>> {
         let path = &snapshot.path;
-        sync_directory(path).map_err(io::Error::other)?;
-        write_durably(&path.join(MANIFEST), &codec::encode(&snapshot.manifest))
-            .map_err(io::Error::other)?;
-        sync_directory(&self.root.join(SNAPSHOTS)).map_err(io::Error::other)?;
+        sync_directory(path)?;
+        write_durably(&path.join(MANIFEST), &codec::encode(&snapshot.manifest))?;
+        sync_directory(&self.root.join(SNAPSHOTS))?;
         snapshot.superseded.store(false, Ordering::Release);
         CrashPoint::SnapshotComplete.reached();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

@@ -89,7 +89,7 @@ impl Consensus {
                 .with_snapshot_pause(Duration::from_millis(settings.snapshot_pause_ms));
                 let position = Position {
                     applied: machine.applied(),
-                    durable: machine.durable(),
+                    durable: machine.durable().map_err(io("read how far the catalog has come"))?,
                     stored: snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id),
                 };
                 fit_together(&log, &raft_dir, &position, &state_dir)?;
@@ -113,8 +113,14 @@ impl Consensus {
         let stopping = CancellationToken::new();
         let disk = log.health();
         let handle = runtime.handle().clone();
-        let watchdog = Watchdog::start(&settings, raft.clone(), log, handle, Arc::clone(&give_up))
-            .map_err(io("start the watch over the disk"))?;
+        let watching = Watchdog::start(&settings, raft.clone(), log, handle, Arc::clone(&give_up));
+        let watchdog = match watching {
+            Ok(watchdog) => watchdog,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(io("start the watch over the disk")(error));
+            }
+        };
         runtime.spawn_blocking({
             let (state, stop) = (Arc::clone(&state), stopping.clone());
             let give_up = Arc::clone(&give_up);

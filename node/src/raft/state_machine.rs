@@ -94,9 +94,15 @@ impl StateMachine {
 
     /// The last entry in the catalog that was on disk in the log of this node, or of the one that the catalog came from, when
     /// the catalog was written. A log with less than that has lost something, unless a snapshot stands in for it.
-    pub(super) fn durable(&self) -> Option<u64> {
-        let bytes = self.state.meta(DURABLE_KEY).ok()??;
-        bytes.try_into().ok().map(u64::from_be_bytes)
+    ///
+    /// # Errors
+    /// When the catalog cannot be read, or says something else than an index.
+    pub(super) fn durable(&self) -> io::Result<Option<u64>> {
+        let Some(bytes) = self.state.meta(DURABLE_KEY).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let bytes = bytes.try_into().map_err(|_| io::Error::other("it names no index"))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
     }
 
     /// Applies one batch and answers its proposers.

@@ -34,7 +34,7 @@ const STRANGERS_MAX: usize = 32;
 const STRANGER_MAX: Duration = Duration::from_secs(60);
 
 /// How long to wait when the system has no room for another connection.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections may wait for the server to take them. It does at once.
 const READY_MAX: usize = 16;

@@ -25,17 +25,15 @@ use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::join::roles_of;
 use crate::authority::fingerprint;
+use crate::founding::NO_CLUSTER;
 use crate::identity::random;
-use crate::observe::now_ms;
+use crate::now_ms;
 use crate::run::{Daemon, Member};
 use crate::token::JoinToken;
 use crate::{founding, joining};
 
 /// The longest answer: founding or joining, with all their own deadlines inside, so that the node's own words arrive.
 const ANSWER_MAX: Duration = Duration::from_secs(90);
-
-/// What a node says that is asked for what only members can do.
-pub(super) const NO_CLUSTER: &str = "this node belongs to no cluster: `reelraft cluster init` founds one, `reelraft node join` joins one";
 
 /// The server's side.
 pub struct AdminService {

@@ -1,7 +1,7 @@
 //! What nodes ask each other about decisions, and about how they are.
 //!
-//! Commands and read indexes go to consensus. A ping is answered from memory, so that a node whose disk is slow still says
-//! that it is there.
+//! Commands and read indexes go to consensus. A ping waits for no read or write of the node's files, so that a node whose disk is
+//! slow still says that it is there.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::MESSAGE_BYTES_MAX;
 use super::caller::Caller;
 use super::envelope::LocalNode;
 use crate::authority::SigningRequest;
-use crate::observe::now_ms;
+use crate::now_ms;
 use crate::run::Member;
 
 /// The server's side.

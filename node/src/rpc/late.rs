@@ -1,8 +1,9 @@
 //! Services that a node cannot offer yet.
 //!
 //! The port for other nodes is open from the start, so that an address in use is found out at once; what stands behind it
-//! exists only when the node belongs to a cluster, and its databases are open. Until then services answer `UNAVAILABLE`,
-//! which every caller takes for "try again".
+//! exists only when the node belongs to a cluster, and its databases are open. Connections are closed until then
+//! ([`super::accept`]), so that nobody meets the gap; whoever did would hear `UNAVAILABLE`, which every caller takes for "try
+//! again".
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};

@@ -14,6 +14,8 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tonic::service::Routes;
 use tonic::transport::Channel;
 
+use super::accept::NO_ROOM_PAUSE;
+
 /// The socket's name in the data directory.
 const SOCKET_FILE: &str = "admin.sock";
 
@@ -69,8 +71,16 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
     let connections = futures::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((Ok::<_, io::Error>(stream), listener)),
+                Err(error) => {
+                    // Too many files are open, perhaps: not the end, and no reason to ask again at once.
+                    tracing::debug!(%error, "accept an operator's connection");
+                    tokio::time::sleep(NO_ROOM_PAUSE).await;
+                }
+            }
+        }
     });
     super::serve_connections(connections, services, stop).await
 }

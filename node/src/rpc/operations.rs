@@ -26,7 +26,8 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::admin::{NO_CLUSTER, actor, ask, propose, words};
+use super::admin::{actor, ask, propose, words};
+use crate::founding::NO_CLUSTER;
 use crate::run::{Daemon, Member, removal};
 use crate::{backup, milliseconds};
 

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Member;
 use super::copies::Copies;
-use crate::observe::now_ms;
+use crate::now_ms;
 use crate::raft::RaftRole;
 
 /// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.

@@ -22,7 +22,7 @@ use super::{Daemon, assignment, lifecycle, registration, renewal, roster, upgrad
 use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
-use crate::doctor::Disk;
+use crate::files;
 use crate::identity::Identity;
 use crate::observe::{Observer, Stats};
 use crate::raft::{self, Consensus, RaftRole, RaftSettings, TransferError};
@@ -148,6 +148,12 @@ impl Member {
         self.identity.node_id
     }
 
+    /// How long the certificates are good for that this node signs.
+    #[must_use]
+    pub fn certificate_life(&self) -> Duration {
+        self.certificate_life
+    }
+
     #[must_use]
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
@@ -178,7 +184,7 @@ impl Member {
             layout_known_for: content.compared_by.known_for,
             trouble: trouble(content.condition, content.waiting_for),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
-            disk: disk(&self.data_path).ok(),
+            disk: files::space(&self.data_path).ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
         }
     }
@@ -281,14 +287,7 @@ impl Member {
     }
 
     /// Starts everything that runs by itself.
-    ///
-    /// # Errors
-    /// When this program cannot find its own file.
-    pub(super) fn start_loops(
-        self: &Arc<Self>,
-        daemon: &Daemon,
-        backend: Arc<dyn Backend>,
-    ) -> anyhow::Result<()> {
+    pub(super) fn start_loops(self: &Arc<Self>, daemon: &Daemon, backend: Arc<dyn Backend>) {
         let config = &daemon.config;
         let row = daemon.describe(self.id());
         let stop = || self.looping.clone();
@@ -298,7 +297,8 @@ impl Member {
                 let member = self.clone();
                 let names = move |node| member.name_of(node);
                 let removed = daemon.removed.clone();
-                tokio::spawn(self.observer.clone().run(names, removed, stop()))
+                let roster = daemon.roster.clone();
+                tokio::spawn(self.observer.clone().run(names, roster, removed, stop()))
             }),
             ("counting duties", {
                 let (member, applied) = (self.clone(), self.consensus.applied());
@@ -342,7 +342,6 @@ impl Member {
             );
             tasks.jobs = Some(tokio::spawn(jobs));
         }
-        Ok(())
     }
 
     /// The first step of the end: jobs are given back, so that others do them.
@@ -492,16 +491,6 @@ fn media_settings(config: &Config, program: PathBuf) -> media::Settings {
             .unwrap_or(u16::MAX)
             .max(1),
     }
-}
-
-/// The file system that holds `path`.
-pub(super) fn disk(path: &Path) -> anyhow::Result<Disk> {
-    let about = rustix::fs::statvfs(path)
-        .with_context(|| format!("ask for the size of the file system of {}", path.display()))?;
-    Ok(Disk {
-        free_bytes: about.f_bavail.saturating_mul(about.f_frsize),
-        total_bytes: about.f_blocks.saturating_mul(about.f_frsize),
-    })
 }
 
 async fn end(name: &str, mut task: JoinHandle<()>) {

@@ -23,7 +23,7 @@ use gateway::backend::NodeStatus;
 use super::Member;
 use super::assignment;
 use super::copies::Copies;
-use crate::observe::now_ms;
+use crate::now_ms;
 
 /// What a node that is to leave still does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,6 @@ pub struct Progress {
     pub groups: u32,
     /// Copies that other nodes have yet to make; nothing while one of them has not said how many.
     pub copies_missing: Option<u64>,
-    pub votes: bool,
     pub leads: bool,
     /// Jobs that it has not finished.
     pub jobs: u64,
@@ -133,7 +132,6 @@ impl Facts {
         Progress {
             groups: self.groups(),
             copies_missing: missing.sum(),
-            votes: self.voters.contains(&self.node),
             leads: self.leads,
             jobs: self.jobs,
             reasons: self.why_not(false),

@@ -38,7 +38,8 @@ pub(super) async fn run(member: Arc<Member>, tls: TlsDir, stop: CancellationToke
                 Ok(until) => {
                     let until = humantime::format_rfc3339_seconds(until).to_string();
                     tracing::info!(until, "this node has a new certificate");
-                    continue;
+                    // It may be due again at once, when the clocks differ by more than its life.
+                    RETRY.min(pause_within(member.tls().facts().not_after))
                 }
                 Err(error) => {
                     let until = humantime::format_rfc3339_seconds(facts.not_after).to_string();

@@ -4,10 +4,11 @@
 //! directories are leftovers of a replacement that a crash cut off and are removed at the start.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use super::StateError;
+use crate::files::{sync_directory, write_durably};
 
 /// The directory of a new catalog.
 pub(super) const FIRST: &str = "db-1";
@@ -46,7 +47,8 @@ pub(super) fn read_active(root: &Path) -> Result<Option<String>, StateError> {
 
 /// Makes `name` the directory in use.
 pub(super) fn write_active(root: &Path, name: &str) -> Result<(), StateError> {
-    write_durably(&root.join(ACTIVE), format!("{name}\n").as_bytes())
+    let path = root.join(ACTIVE);
+    write_durably(&path, format!("{name}\n").as_bytes()).map_err(StateError::io("write", &path))
 }
 
 /// Removes the databases that are not in use.
@@ -64,23 +66,9 @@ pub(super) fn remove_others(root: &Path, active: &str) -> Result<(), StateError>
     Ok(())
 }
 
-/// Writes a small file whole or not at all: temporary file, fsync, rename, fsync of the directory.
-pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), StateError> {
-    let temporary = path.with_extension("tmp");
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written.map_err(StateError::io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(StateError::io("rename", &temporary))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
-}
-
 /// Makes the names in a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), StateError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(StateError::io("sync", path))
+fn sync(path: &Path) -> Result<(), StateError> {
+    sync_directory(path).map_err(StateError::io("sync", path))
 }
 
 /// Makes the directory `to` with the files of `from` in it, durably.
@@ -91,8 +79,8 @@ pub(crate) fn link_or_copy_all(from: &Path, to: &Path) -> Result<(), StateError>
         let Some(name) = source.file_name() else { continue };
         link_or_copy(&source, &to.join(name))?;
     }
-    sync_directory(to)?;
-    sync_directory(to.parent().unwrap_or(Path::new(".")))
+    sync(to)?;
+    sync(to.parent().unwrap_or(Path::new(".")))
 }
 
 /// Makes the file `to` with the content of `from`; its name is not durable yet. Sorted files never change and are linked

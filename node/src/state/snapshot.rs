@@ -35,7 +35,7 @@ impl SnapshotView {
         self.0.with_dependent(|database, snapshot| {
             snapshot
                 .get_cf(database.family(META), key)
-                .map_err(|error| StateError::Read(error.into_string()))
+                .map_err(|error| StateError::Read(database.explain(error)))
         })
     }
 }

@@ -104,6 +104,11 @@ impl DiskHealth {
         self.durable_end.load(Ordering::Acquire).checked_sub(1)
     }
 
+    /// The entries from `from` on are removed from the log: those that take their place are not on disk yet.
+    pub(super) fn truncated(&self, from: u64) {
+        self.durable_end.fetch_min(from, Ordering::AcqRel);
+    }
+
     /// Whether it has owed an answer for too long.
     pub(in crate::raft) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)

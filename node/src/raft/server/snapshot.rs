@@ -65,10 +65,8 @@ impl IncomingSnapshot {
                     outcome = &mut work => break outcome,
                     () = tokio::time::sleep(WORKING_EVERY) => {
                         let working = Answer::Working(SnapshotWorking {});
-                        if answers.send(Ok(working)).await.is_err() {
-                            // Nobody listens any more. What has arrived stays.
-                            return;
-                        }
+                        // If nobody listens any more, the work ends by itself, and until then nobody else begins.
+                        let _ = answers.send(Ok(working)).await;
                     }
                 }
             };

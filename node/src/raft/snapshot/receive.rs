@@ -1,8 +1,8 @@
 //! A snapshot on its way in. What has arrived stays on disk when the transfer breaks off, and is not sent again.
 //!
 //! Files are kept by their hash, so it does not matter from whom they came or of which snapshot they were a part: the next
-//! snapshot of the same leader has most of its files in common with this one. A file counts only after all of it has been
-//! read back and hashed.
+//! snapshot of the same leader has most of its files in common with this one. A file counts only when the hash of
+//! all of it is right.
 //!
 //! ```text
 //! state/incoming/<hash>            has arrived
@@ -21,8 +21,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{DATABASE, Manifest, SnapshotFile, SnapshotStore, StoredSnapshot};
-use crate::state::{CrashPoint, link_or_copy, sync_directory};
+use super::{Manifest, SnapshotFile, SnapshotStore, StoredSnapshot};
+use crate::files::sync_directory;
+use crate::state::{CrashPoint, link_or_copy};
 
 /// The end of a file, which its receiver lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,15 +150,17 @@ impl Receiving {
 
     /// Makes a snapshot without a manifest, which is none yet, of the files that have arrived.
     fn put_together(self) -> io::Result<Arc<StoredSnapshot>> {
-        let database = self.target.join(DATABASE);
+        // From here on the directory goes with it, unless it is published.
+        let snapshot = Arc::new(StoredSnapshot::unpublished(self.target, self.manifest));
+        let database = snapshot.database();
         fs::create_dir_all(&database)?;
-        for listed in &self.manifest.files {
+        for listed in &snapshot.manifest().files {
             link_or_copy(&file_path(&self.incoming, listed), &database.join(&listed.name))
                 .map_err(io::Error::other)?;
         }
-        sync_directory(&database).map_err(io::Error::other)?;
+        sync_directory(&database)?;
         CrashPoint::SnapshotPutTogether.reached();
-        Ok(Arc::new(StoredSnapshot::unpublished(self.target, self.manifest)))
+        Ok(snapshot)
     }
 }
 

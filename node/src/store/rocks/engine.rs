@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cluster::ids::BlockHash;
@@ -13,6 +12,8 @@ use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOpti
 
 use super::options::{self, BLOB_BYTES_MIN, BLOCKS, META, RocksOptions};
 use super::pinned::PinnedBlock;
+use crate::files;
+use crate::now_ms;
 use crate::state::find_damage;
 use crate::store::meta::{BlockMeta, CopyState};
 use crate::store::quarantine::Quarantine;
@@ -328,8 +329,7 @@ impl Engine {
 
     fn check_free_space(&self) -> Result<(), StoreError> {
         // A file system that cannot say how full it is will say so when it is.
-        let free_bytes = rustix::fs::statvfs(&self.path)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free_bytes = files::space(&self.path).map_or(u64::MAX, |space| space.free_bytes);
         if free_bytes < self.free_bytes_min {
             return Err(StoreError::Full { free_bytes });
         }
@@ -357,10 +357,4 @@ impl Engine {
     fn meta(&self) -> &ColumnFamily {
         self.db.cf_handle(META).expect("opened with it")
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -5,6 +5,8 @@ use rocksdb::{
     Options,
 };
 
+use crate::store::FREE_BYTES_MIN;
+
 /// The bytes of blocks.
 pub(super) const BLOCKS: &str = "blocks";
 /// A row about each block.
@@ -34,7 +36,7 @@ impl Default for RocksOptions {
             // process by all of them. The price is a blob file per 8 MiB written until collection joins them.
             write_buffer_bytes: 8 * MIB,
             names_cache_bytes: 16 * MIB,
-            free_bytes_min: 1024 * MIB,
+            free_bytes_min: FREE_BYTES_MIN,
         }
     }
 }

@@ -60,7 +60,7 @@ fn segment() -> impl Strategy<Value = NewSegment> {
     )
 }
 
-/// Any command at all.
+/// Any command but a new layout and a video prepared again: those are made by the schedules of `simulation`.
 pub(super) fn any_action() -> impl Strategy<Value = Action> {
     prop_oneof![2 => media_action(), 1 => administrative_action()]
 }
