@@ -184,6 +184,15 @@ impl Node {
     }
 
     pub fn start_on(dir: &Path, port: u16, arguments: &[&str]) -> Self {
+        let node = Self::launch_on(dir, port, arguments);
+        wait_for("the node to live", || {
+            get(&format!("{}/healthz", node.http)).filter(|(status, _)| *status == 200)
+        });
+        node
+    }
+
+    /// Starts a process that may end at once.
+    pub fn launch_on(dir: &Path, port: u16, arguments: &[&str]) -> Self {
         let http = format!("127.0.0.1:{port}");
         let rpc = format!("127.0.0.1:{}", port + 1);
         // Nodes of one cluster have different names.
@@ -195,11 +204,7 @@ impl Node {
             own.extend(["--name", name]);
         }
         let process = Process::start(&[&own[..], arguments].concat());
-        let node = Self { dir: dir.to_owned(), http: format!("http://{http}"), rpc, process };
-        wait_for("the node to live", || {
-            get(&format!("{}/healthz", node.http)).filter(|(status, _)| *status == 200)
-        });
-        node
+        Self { dir: dir.to_owned(), http: format!("http://{http}"), rpc, process }
     }
 
     /// Runs a command that goes through the node's socket.
