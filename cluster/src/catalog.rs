@@ -18,4 +18,4 @@ pub use membership::{
 pub use videos::{
     Cursor, InvalidCursor, LIST_SCAN_MAX, Query, VideoPage, by_upload_key, list_videos, video,
 };
-pub use work::{has_claimable_job, uploads};
+pub use work::{has_claimable_job, is_about_work, uploads};

@@ -31,6 +31,7 @@ use cluster::command::{Action, Claim, LeaseToken, Reply};
 use cluster::ids::NodeId;
 use cluster::jobs::{JobId, JobKind};
 use gateway::backend::{Backend, Unavailable};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -81,9 +82,11 @@ const ENCODE_KINDS: [JobKind; 3] = [JobKind::Audio, JobKind::Piece, JobKind::Thu
 /// The kinds of jobs that take a copy slot.
 const COPY_KINDS: [JobKind; 2] = [JobKind::Prepare, JobKind::Copy];
 
-/// Does jobs until `shutdown`; then kills the children and gives the jobs back.
+/// Does jobs until `shutdown`; then kills the children and gives the jobs back. `work` changes whenever there may be jobs to
+/// claim that were not there before.
 pub async fn run(
     backend: Arc<dyn Backend>,
+    work: watch::Receiver<u64>,
     node: NodeId,
     settings: Settings,
     shutdown: CancellationToken,
@@ -98,7 +101,7 @@ pub async fn run(
     };
     // Leases of this node from before its start: whatever had them is gone.
     media.release(&shutdown).await;
-    media.work(&shutdown).await;
+    media.work(work, &shutdown).await;
     media.stop().await;
 }
 
@@ -120,18 +123,17 @@ struct Media {
 }
 
 impl Media {
-    async fn work(&mut self, shutdown: &CancellationToken) {
-        let mut applied = self.backend.applied();
+    async fn work(&mut self, mut work: watch::Receiver<u64>, shutdown: &CancellationToken) {
         let mut renew = tokio::time::interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            applied.mark_unchanged();
+            work.mark_unchanged();
             self.claim_while_slots_are_free(shutdown).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(ended) = self.tasks.join_next() => self.forget(ended),
                 _ = renew.tick() => self.renew().await,
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = work.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

@@ -335,8 +335,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_node_that_stops_is_not_asked_any_more() {
+    #[tokio::test]
+    async fn a_node_that_stops_is_not_asked_any_more() {
         let local = LocalNode { cluster_id: [1; 16], node_id: NodeId(1) };
         let observer = Observer::new(crate::rpc::testing::peers(local), FAILURE);
         assert!(observer.is_up(NodeId(1)), "itself");

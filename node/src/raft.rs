@@ -16,6 +16,7 @@
 //!   again is the same path as after a crash. A disk that only hangs costs this node its leadership first ([`watchdog`]).
 //! - Consensus has threads of its own, so that work elsewhere in the process cannot hold back a heartbeat.
 
+mod announce;
 mod background;
 mod leadership;
 mod log_store;
@@ -41,7 +42,7 @@ use std::time::Duration;
 use cluster::command::{Action, Reply};
 use proto::cluster::{ProposeReply, ProposeRequest};
 use proto::raft::raft_server::RaftServer;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -58,6 +59,7 @@ pub use self::settings::{RaftSettings, SettingsError};
 pub use self::start::StartError;
 pub use self::status::{RaftRole, RaftStatus};
 
+use self::announce::Announcements;
 use self::leadership::Leader;
 use self::log_store::DiskHealth;
 use self::propose::Proposer;
@@ -87,7 +89,8 @@ struct Inner {
     proposer: Proposer,
     leader: Leader,
     disk: Arc<DiskHealth>,
-    applied: watch::Receiver<u64>,
+    announcements: Announcements,
+    threads: Handle,
     /// Taken when consensus is stopped.
     runtime: Mutex<Option<Runtime>>,
     /// Taken when consensus is stopped.
@@ -135,6 +138,12 @@ impl Consensus {
         )
     }
 
+    /// The threads of consensus. Its service is best served there, and nothing else is.
+    #[must_use]
+    pub fn threads(&self) -> Handle {
+        self.inner.threads.clone()
+    }
+
     /// The catalog as applied on this node.
     #[must_use]
     pub fn catalog(&self) -> Arc<StateDb> {
@@ -152,7 +161,13 @@ impl Consensus {
     /// The index of the last entry applied on this node; changes with each batch.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
-        self.inner.applied.clone()
+        self.inner.announcements.applied.clone()
+    }
+
+    /// Changes whenever there may be jobs to claim that were not there before.
+    #[must_use]
+    pub fn work(&self) -> watch::Receiver<u64> {
+        self.inner.announcements.work.clone()
     }
 
     /// Makes a snapshot now, whatever the settings say.

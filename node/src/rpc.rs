@@ -29,7 +29,6 @@ pub mod peers;
 pub(crate) mod testing;
 pub mod tls;
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,14 +41,17 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
 
-use self::accept::LateTls;
-use self::tls::Tls;
+use self::accept::LatePresence;
+use self::tls::{Protocol, Tls};
 
 /// The longest message between nodes, in bytes: a block of the greatest size and what surrounds it.
 pub const MESSAGE_BYTES_MAX: usize = (32 << 20) + (64 << 10);
@@ -87,45 +89,75 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// Serves `services` to whoever comes through the port for nodes until `stop` resolves, and then a moment longer for calls
-/// that are being answered.
+/// What other nodes may ask.
+#[derive(Clone)]
+pub struct Services {
+    /// On the threads of whoever serves.
+    pub calls: Routes,
+    /// On the threads of consensus.
+    pub consensus: Routes,
+}
+
+/// Serves `services` to whoever comes through the port for nodes until `stop` is cancelled, and then a moment longer for
+/// calls that are being answered.
 ///
 /// # Errors
 /// When accepting connections fails for good.
 pub async fn serve(
     listener: TcpListener,
-    tls: LateTls,
-    services: Routes,
-    stop: impl Future<Output = ()> + Send + 'static,
+    mut presence: LatePresence,
+    services: Services,
+    stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    serve_connections(accept::connections(listener, tls), services, stop).await
+    let incoming = accept::connections(listener, presence.clone());
+    let calls = serve_connections(taken_from(incoming.calls), services.calls, stop.clone());
+    let consensus = async {
+        let Some(threads) = stop.run_until_cancelled(threads_of_consensus(&mut presence)).await
+        else {
+            return Ok(());
+        };
+        let connections = taken_from(incoming.consensus);
+        let serving = serve_connections(connections, services.consensus, stop.clone());
+        // Consensus that has stopped has taken its connections with it.
+        threads.spawn(serving).await.unwrap_or(Ok(()))
+    };
+    tokio::try_join!(calls, consensus).map(drop)
+}
+
+fn taken_from<C>(mut queue: mpsc::Receiver<C>) -> impl Stream<Item = io::Result<C>> {
+    futures::stream::poll_fn(move |cx| queue.poll_recv(cx).map(|next| next.map(Ok)))
+}
+
+/// Waits until this node is a member.
+async fn threads_of_consensus(presence: &mut LatePresence) -> Handle {
+    loop {
+        if let Some(presence) = presence.borrow_and_update().as_ref() {
+            return presence.consensus.clone();
+        }
+        if presence.changed().await.is_err() {
+            // It never will be one.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 async fn serve_connections<C>(
     connections: impl Stream<Item = io::Result<C>> + Send + 'static,
     services: Routes,
-    stop: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(services)
-        .serve_with_incoming_shutdown(connections, async {
-            stop.await;
-            // The receiver is gone only when the server ended by itself.
-            let _ = stopping.send(());
-        });
+        .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let deadline = async {
-        // An error means that the server dropped the sender: it has ended, and `serving` says how.
-        if stopped.await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        stop.cancelled().await;
         tokio::time::sleep(STOP_TIMEOUT).await;
     };
     tokio::select! {
@@ -140,11 +172,12 @@ fn channel(
     address: &str,
     node: NodeId,
     tls: &Arc<Tls>,
+    protocol: Protocol,
 ) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint(address)?;
     let (address, tls) = (address.to_owned(), Arc::clone(tls));
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-        let (address, config, name) = (address.clone(), tls.client(), tls.name_of(node));
+        let (address, config, name) = (address.clone(), tls.client(protocol), tls.name_of(node));
         async move { dial(&address, config, name).await.map(TokioIo::new) }
     })))
 }

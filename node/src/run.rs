@@ -49,6 +49,7 @@ use crate::config::Config;
 use crate::credentials::TlsDir;
 use crate::files;
 use crate::identity::{DataDir, Identity, random, removed_text};
+use crate::rpc::accept::Presence;
 use crate::rpc::admin::AdminService;
 use crate::rpc::blocks::{BlocksService, Budgeted};
 use crate::rpc::caller::Roster;
@@ -85,8 +86,8 @@ pub struct Daemon {
     services: MemberServices,
     /// Which nodes' word no longer counts.
     roster: Roster,
-    /// How this node speaks to others, once it is a member.
-    tls: watch::Sender<Option<Arc<Tls>>>,
+    /// How this node listens to others, once it is a member.
+    presence: watch::Sender<Option<Presence>>,
     /// Who this node is, from the moment that its directory says so.
     identity: OnceLock<Identity>,
     /// What it has as a member; opening the databases takes a moment.
@@ -141,17 +142,13 @@ pub async fn serve(
     let daemon = Daemon::new(config, data_dir, identity, &rpc_listener, http_listener.as_ref())?;
     let rpc_stop = CancellationToken::new();
     let rpc_server = {
-        let (tls, stop) = (daemon.tls.subscribe(), rpc_stop.clone().cancelled_owned());
-        tokio::spawn(rpc::serve(rpc_listener, tls, daemon.routes(), stop))
+        let (presence, stop) = (daemon.presence.subscribe(), rpc_stop.clone());
+        tokio::spawn(rpc::serve(rpc_listener, presence, daemon.rpc_services(), stop))
     };
     let admin_server = {
         let routes = Routes::new(AdminServer::new(AdminService::new(daemon.clone())))
             .add_service(OperationsService::server(daemon.clone()));
-        tokio::spawn(rpc::local::serve(
-            admin_listener,
-            routes,
-            daemon.stopping.clone().cancelled_owned(),
-        ))
+        tokio::spawn(rpc::local::serve(admin_listener, routes, daemon.stopping.clone()))
     };
     tracing::info!(http = daemon.http_url, rpc = daemon.rpc_addr, version = VERSION, "started");
 
@@ -260,7 +257,7 @@ impl Daemon {
             capacity_bytes,
             services: MemberServices::default(),
             roster: Roster::default(),
-            tls: watch::Sender::new(None),
+            presence: watch::Sender::new(None),
             identity: identity.map(OnceLock::from).unwrap_or_default(),
             member: OnceLock::new(),
             becoming: tokio::sync::Mutex::new(()),
@@ -395,7 +392,8 @@ impl Daemon {
         let opened = Arc::new(Member::open(self, identity.clone(), tls.clone()).await?);
         let member = self.member.get_or_init(|| opened);
         member.provide(self);
-        self.tls.send_replace(Some(tls));
+        let consensus = member.consensus().threads();
+        self.presence.send_replace(Some(Presence { tls, consensus }));
         member.start_loops(self, Arc::new(NodeBackend::new(self.clone())));
         Ok(member.clone())
     }
@@ -411,12 +409,17 @@ impl Daemon {
         }
     }
 
-    fn routes(&self) -> Routes {
-        let roster = self.roster.clone();
-        Routes::new(self.services.join.clone())
-            .add_service(MembersOnly::new(self.services.raft.clone(), roster.clone()))
-            .add_service(MembersOnly::new(self.services.cluster.clone(), roster.clone()))
-            .add_service(MembersOnly::new(self.services.blocks.clone(), roster))
+    fn rpc_services(&self) -> rpc::Services {
+        let roster = &self.roster;
+        let raft = MembersOnly::new(self.services.raft.clone(), roster.clone());
+        rpc::Services {
+            consensus: Routes::new(raft.clone()),
+            // Snapshots come here: they are large and can wait.
+            calls: Routes::new(self.services.join.clone())
+                .add_service(raft)
+                .add_service(MembersOnly::new(self.services.cluster.clone(), roster.clone()))
+                .add_service(MembersOnly::new(self.services.blocks.clone(), roster.clone())),
+        }
     }
 
     fn gateway_settings(&self) -> gateway::Settings {

@@ -27,7 +27,7 @@ pub(super) fn edit_video(
     }
     video.visibility = visibility.unwrap_or(video.visibility);
     video.version = step.index;
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Version(step.index))
 }
 
@@ -63,7 +63,7 @@ pub(super) fn count_views(step: &mut Step<'_>, views: &[(VideoId, u32)]) -> Resu
     for (id, count) in views {
         if let Some(mut video) = VIDEOS.get(&step.tx, id)? {
             video.views = video.views.saturating_add((*count).into());
-            step.save(video);
+            step.save(video)?;
         }
     }
     Ok(Reply::Done)

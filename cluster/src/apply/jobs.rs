@@ -424,7 +424,7 @@ pub(super) fn prepare_again(
     video.jobs_total = 0;
     video.source.not_copyable = true;
     add(step, &mut video, JobId { video: job.video, kind: JobKind::Prepare, piece: 0 })?;
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }
 
@@ -498,6 +498,6 @@ pub(super) fn settle(step: &mut Step<'_>, mut video: VideoRow) -> Result<(), Sto
     if video.state == VideoState::Ready && jobs.is_empty() {
         uploads::release_source(step, &mut video)?;
     }
-    step.save(video);
+    step.save(video)?;
     Ok(())
 }

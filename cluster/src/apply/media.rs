@@ -49,7 +49,7 @@ pub(super) fn set_plan(
         let poster = JobId { video: job.video, kind: JobKind::Thumbnail, piece: 0 };
         jobs::add(step, &mut video, poster)?;
     }
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }
 
@@ -98,7 +98,7 @@ pub(super) fn commit_segments(
     RENDITIONS.put(&mut step.tx, &key, &row);
     let rows = playback::rows_of(&step.tx, &video, plan)?;
     video.frontier_ms = playback::frontier_ms(plan, &rows);
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }
 
@@ -336,6 +336,6 @@ pub(super) fn commit_thumbnail(
     if let Some(before) = video.thumbnail.replace(block) {
         step.dereference(&before)?;
     }
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }

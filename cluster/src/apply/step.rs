@@ -45,16 +45,20 @@ impl Step<'_> {
     }
 
     /// Writes the video back, changed. It is among the uploads as long as it is one.
-    pub(super) fn save(&mut self, mut video: VideoRow) {
+    pub(super) fn save(&mut self, mut video: VideoRow) -> Result<(), Stop> {
         video.changed_index = self.index;
         self.changed.insert(video.id);
         let id = video.id;
-        if video.state == VideoState::Uploading {
-            UPLOADS.put(&mut self.tx, &id, &());
-        } else {
-            UPLOADS.delete(&mut self.tx, &id);
+        let (was_upload, is_upload) =
+            (UPLOADS.has(&self.tx, &id)?, video.state == VideoState::Uploading);
+        // A row that stays as it is is not written: there are those who wake up when this table changes.
+        match (was_upload, is_upload) {
+            (false, true) => UPLOADS.put(&mut self.tx, &id, &()),
+            (true, false) => UPLOADS.delete(&mut self.tx, &id),
+            (true, true) | (false, false) => {}
         }
         VIDEOS.put(&mut self.tx, &id, &video);
+        Ok(())
     }
 }
 

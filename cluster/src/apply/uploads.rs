@@ -76,7 +76,7 @@ pub(super) fn create_video(step: &mut Step<'_>, new: NewVideo<'_>) -> Result<Rep
         views: 0,
     };
     VIDEOS_BY_TIME.put(&mut step.tx, &video.place(), &video.id);
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Version(step.index))
 }
 
@@ -118,7 +118,7 @@ pub(super) fn append_source(
             format!("{} bytes, but {length} were announced", source.received)
         })?;
     }
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }
 
@@ -166,7 +166,7 @@ pub(super) fn give_up(
     video.error = Some(error);
     jobs::remove_all(step, &video)?;
     release_source(step, &mut video)?;
-    step.save(video);
+    step.save(video)?;
     Ok(Reply::Done)
 }
 

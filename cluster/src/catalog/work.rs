@@ -5,7 +5,25 @@ use crate::ids::{NodeId, VideoId};
 use crate::jobs::JobKind;
 use crate::table::KeyRange;
 use crate::tables::videos::{UPLOADS, VIDEOS};
-use crate::view::{View, ViewError};
+use crate::view::{TableId, View, ViewError};
+
+/// Whether a change in this table can make [`has_claimable_job`] answer otherwise; nothing else can but time. Spares whoever
+/// waits for work from a look after each command.
+#[must_use]
+pub fn is_about_work(table: TableId) -> bool {
+    matches!(
+        table,
+        TableId::Jobs
+            | TableId::JobQueue
+            | TableId::SourceBlocks
+            | TableId::Uploads
+            | TableId::Renditions
+            | TableId::Segments
+            | TableId::Members
+            | TableId::Nodes
+            | TableId::Authority
+    )
+}
 
 /// Whether a claim of that node for these kinds of jobs would be given one, if the catalog's clock were at `now_ms`. Spares
 /// the log from claims that come to nothing.

@@ -101,7 +101,7 @@ impl Node {
         let listener = rpc::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         self.stop = CancellationToken::new();
-        let (local, stopped) = (self.local, self.stop.clone().cancelled_owned());
+        let (local, stopped) = (self.local, self.stop.clone());
         self.serving = Some(tokio::spawn(async move {
             testing::serve(local, listener, routes, stopped).await;
         }));

@@ -99,6 +99,8 @@ struct Shared {
     db: Arc<DB>,
     tail: Mutex<Tail>,
     vote: Mutex<Option<Vote>>,
+    /// How far the log is decided, as long as that is not written down.
+    committed: Mutex<Option<LogId>>,
     flusher: Flusher,
 }
 
@@ -160,13 +162,14 @@ impl LogStore {
         let db = Arc::new(db);
         // What was found when the database was opened has been written to sorted files, durably.
         let last = ends.as_ref().map(|(_, last)| last.index);
-        let disk = on_disk(Box::new(WriteAheadLog(Arc::clone(&db))));
+        let disk = on_disk(Box::new(WriteAheadLog::new(Arc::clone(&db))));
         Ok(Self {
             shared: Arc::new(Shared {
                 flusher: Flusher::start(disk, last),
                 db,
                 tail: Mutex::new(Tail::new(purged, ends)),
                 vote: Mutex::new(vote),
+                committed: Mutex::default(),
             }),
         })
     }
@@ -203,6 +206,10 @@ impl LogStore {
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
         self.shared.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Option<LogId>> {
+        self.shared.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put_meta<T: Serialize>(&self, key: &[u8], value: &T) -> io::Result<()> {
@@ -459,13 +466,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Not fsynced: it rides along with the next entries. An older value only means that more is applied again.
+    /// Written with the next entries and not before: a write of its own would cost each command as much as the entry itself.
+    /// An older value only means that a node that starts waits for a leader to tell it the newer one.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.put_meta(COMMITTED_KEY, &committed)
+        *self.committed() = committed;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(read_meta::<Option<LogId>>(self.db(), COMMITTED_KEY)?.flatten())
+        let pending = *self.committed();
+        match pending {
+            Some(committed) => Ok(Some(committed)),
+            None => Ok(read_meta::<Option<LogId>>(self.db(), COMMITTED_KEY)?.flatten()),
+        }
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -492,6 +505,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         }
         let (count, last) = (entries.len(), entries.last().map(|entry| entry.log_id.index));
+        if let Some(committed) = self.committed().take() {
+            batch.put_cf(family(self.db(), META), COMMITTED_KEY, codec::encode(&Some(committed)));
+        }
         self.writing(|db| db.write(batch))?;
         self.tail().append(entries);
         metrics::counter!("reelraft_raft_appended_entries_total").increment(count as u64);

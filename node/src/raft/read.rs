@@ -74,7 +74,7 @@ impl Consensus {
     /// # Errors
     /// When that takes longer than `limit`.
     pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), ReadError> {
-        let mut applied = self.inner.applied.clone();
+        let mut applied = self.inner.announcements.applied.clone();
         timeout(limit, applied.wait_for(|applied| *applied >= index))
             .await
             .map_err(|_| ReadError::Behind)?

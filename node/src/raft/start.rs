@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::announce::announcer;
 use super::leadership::Leader;
 use super::log_store::{Disk, LogStore, LogStoreError};
 use super::network::Network;
@@ -21,8 +21,9 @@ use super::{Consensus, Inner, Raft, background};
 use crate::rpc::peers::Peers;
 use crate::state::{StateDb, StateError};
 
-/// Threads for consensus. It is bound by the disk and the network; two let an apply run beside a heartbeat.
-const THREADS: usize = 2;
+/// Threads for consensus. It does many small things that wake each other, its connections among them, and waking another
+/// thread costs more than most of them take. What takes long has threads of its own: fsync, snapshots, the rest of the node.
+const THREADS: usize = 1;
 
 /// Why consensus could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,8 @@ impl Consensus {
             .map_err(io("start threads for consensus"))?;
         let local = peers.local();
         let (raft_dir, state_dir) = (data_dir.join("raft"), data_dir.join("state"));
-        let (announce, applied) = watch::channel(0);
+        let (announcer, announcements) = announcer();
+        let applied = announcements.applied.clone();
         let starting = runtime.spawn({
             let network = Network::new(peers.clone());
             async move {
@@ -83,7 +85,7 @@ impl Consensus {
                     Arc::clone(&state),
                     Arc::clone(&snapshots),
                     log.health(),
-                    announce,
+                    announcer,
                 )
                 .map_err(io("read how far the catalog has come"))?
                 .with_snapshot_pause(Duration::from_millis(settings.snapshot_pause_ms));
@@ -148,7 +150,8 @@ impl Consensus {
                 peers,
                 state,
                 snapshots,
-                applied,
+                announcements,
+                threads: runtime.handle().clone(),
                 runtime: Mutex::new(Some(runtime)),
                 watchdog: Mutex::new(Some(watchdog)),
                 stopping,

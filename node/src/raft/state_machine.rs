@@ -24,8 +24,8 @@ use openraft::storage::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
-use tokio::sync::watch;
 
+use super::announce::Announcer;
 use super::log_store::DiskHealth;
 use super::snapshot::{SnapshotStore, StoredSnapshot};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes};
@@ -48,14 +48,14 @@ pub(super) struct StateMachine {
     membership: StoredMembership,
     /// Tells how much of the log is on disk.
     disk: Arc<DiskHealth>,
-    announce: watch::Sender<u64>,
+    announcer: Announcer,
     /// Between the beginnings of two snapshots that nobody asked for.
     snapshot_pause: Duration,
     snapshot_begun: Option<Instant>,
 }
 
 impl StateMachine {
-    /// Goes on from where the catalog stands. `announce` is sent the index of each batch's last entry.
+    /// Goes on from where the catalog stands, and tells `announcer` of each batch.
     ///
     /// # Errors
     /// When the catalog cannot be read.
@@ -63,20 +63,20 @@ impl StateMachine {
         state: Arc<StateDb>,
         snapshots: Arc<SnapshotStore>,
         disk: Arc<DiskHealth>,
-        announce: watch::Sender<u64>,
+        announcer: Announcer,
     ) -> io::Result<Self> {
         let (applied, membership) = decode_position(
             state.meta(APPLIED_KEY).map_err(io::Error::other)?,
             state.meta(MEMBERSHIP_KEY).map_err(io::Error::other)?,
         )?;
-        announce.send_replace(applied.map_or(0, |applied| applied.index));
+        announcer.everything(applied.map_or(0, |applied| applied.index));
         Ok(Self {
             state,
             snapshots,
             applied,
             membership,
             disk,
-            announce,
+            announcer,
             snapshot_pause: Duration::ZERO,
             snapshot_begun: None,
         })
@@ -150,15 +150,11 @@ impl StateMachine {
         if let Some(membership) = membership {
             self.membership = membership;
         }
-        self.announce();
+        self.announcer.batch(applied.map_or(0, |applied| applied.index), &changes);
         for (responder, reply) in answers {
             responder.send(reply);
         }
         Ok(())
-    }
-
-    fn announce(&self) {
-        self.announce.send_replace(self.applied.map_or(0, |applied| applied.index));
     }
 }
 
@@ -305,7 +301,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         self.applied = applied;
         self.membership = membership;
-        self.announce();
+        self.announcer.everything(applied.map_or(0, |applied| applied.index));
         Ok(())
     }
 

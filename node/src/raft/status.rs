@@ -65,7 +65,7 @@ impl Consensus {
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
-            applied_index: *self.inner.applied.borrow(),
+            applied_index: *self.inner.announcements.applied.borrow(),
             snapshot_index: index(&metrics.snapshot),
             purged_index: index(&metrics.purged),
             disk_stalled: self.inner.disk.is_stalled(),

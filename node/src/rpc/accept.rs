@@ -3,6 +3,10 @@
 //! The listener is the only place that strangers reach, so everything here is bounded: how many handshakes go on at once
 //! and how long each may take, how many strangers are connected and for how long. Who speaks something else than TLS, or
 //! dawdles, is cut off without a word.
+//!
+//! Connections for consensus leave here for the threads of consensus, all others stay on those of the caller.
+
+mod socket;
 
 use std::io;
 use std::pin::Pin;
@@ -10,17 +14,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use self::socket::Socket;
 use super::caller::Caller;
-use super::tls::Tls;
+use super::tls::{Protocol, Tls};
 
 /// How long a handshake may take: two round trips and some arithmetic, on a bad network too.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -39,13 +44,45 @@ pub(super) const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// How many connections may wait for the server to take them. It does at once.
 const READY_MAX: usize = 16;
 
-/// How this node speaks, once it belongs to a cluster.
-pub type LateTls = watch::Receiver<Option<Arc<Tls>>>;
+/// What a node listens with.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// How it proves who it is, and asks others to.
+    pub tls: Arc<Tls>,
+    /// The threads of its consensus.
+    pub consensus: Handle,
+}
+
+/// How this node listens, once it belongs to a cluster.
+pub type LatePresence = watch::Receiver<Option<Presence>>;
+
+/// Connections that were accepted, by what they are for. The port is open for as long as `calls` exists.
+pub struct Incoming {
+    pub calls: mpsc::Receiver<Connection>,
+    pub consensus: mpsc::Receiver<Connection>,
+}
+
+/// Where they are handed over.
+#[derive(Clone)]
+struct Ready {
+    calls: mpsc::Sender<Connection>,
+    consensus: mpsc::Sender<Connection>,
+}
+
+impl Ready {
+    fn queue_for(&self, protocol: Protocol) -> &mpsc::Sender<Connection> {
+        match protocol {
+            Protocol::Calls => &self.calls,
+            Protocol::Consensus => &self.consensus,
+        }
+    }
+}
 
 /// A connection whose other end is known.
 pub struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Socket>,
     caller: Caller,
+    protocol: Protocol,
     /// For strangers.
     guest: Option<Guest>,
 }
@@ -56,23 +93,22 @@ struct Guest {
     end: Pin<Box<Sleep>>,
 }
 
-/// Accepts connections on `listener` for as long as the stream that is returned exists. While there is no `tls`, this node
-/// belongs to no cluster and has nothing to say: connections are closed.
-pub fn connections(
-    listener: TcpListener,
-    tls: LateTls,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let (ready, mut connections) = mpsc::channel(READY_MAX);
+/// Accepts connections on `listener`. As long as this node belongs to no cluster it has nothing to say: connections are
+/// closed.
+pub fn connections(listener: TcpListener, presence: LatePresence) -> Incoming {
+    let (calls, incoming_calls) = mpsc::channel(READY_MAX);
+    let (consensus, incoming_consensus) = mpsc::channel(READY_MAX);
     tokio::spawn(async move {
+        let ready = Ready { calls, consensus };
         tokio::select! {
-            () = accept(&listener, &tls, &ready) => {}
-            () = ready.closed() => {}
+            () = accept(&listener, &presence, &ready) => {}
+            () = ready.calls.closed() => {}
         }
     });
-    futures::stream::poll_fn(move |cx| connections.poll_recv(cx).map(|next| next.map(Ok)))
+    Incoming { calls: incoming_calls, consensus: incoming_consensus }
 }
 
-async fn accept(listener: &TcpListener, tls: &LateTls, ready: &mpsc::Sender<Connection>) {
+async fn accept(listener: &TcpListener, presence: &LatePresence, ready: &Ready) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
@@ -86,17 +122,19 @@ async fn accept(listener: &TcpListener, tls: &LateTls, ready: &mpsc::Sender<Conn
                 continue;
             }
         };
-        let Some(tls) = tls.borrow().clone() else {
+        let Some(presence) = presence.borrow().clone() else {
             tracing::debug!(%from, "closed a connection: this node belongs to no cluster yet");
             continue;
         };
         let (ready, strangers) = (ready.clone(), Arc::clone(&strangers));
         tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE_MAX, shake_hands(&tls, stream, strangers)).await;
+            let shaken = timeout(HANDSHAKE_MAX, shake_hands(&presence, stream, strangers)).await;
             drop(place);
             match shaken {
-                // Only a server that stops does not take it.
-                Ok(Ok(connection)) => drop(ready.send(connection).await),
+                Ok(Ok(connection)) => {
+                    // Only a server that stops does not take it.
+                    let _ = ready.queue_for(connection.protocol).send(connection).await;
+                }
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a handshake failed"),
                 Err(_) => tracing::debug!(%from, "a handshake took too long"),
             }
@@ -105,24 +143,32 @@ async fn accept(listener: &TcpListener, tls: &LateTls, ready: &mpsc::Sender<Conn
 }
 
 async fn shake_hands(
-    tls: &Tls,
+    presence: &Presence,
     stream: TcpStream,
     strangers: Arc<Semaphore>,
 ) -> io::Result<Connection> {
+    let tls = &presence.tls;
     stream.set_nodelay(true)?;
-    let stream = TlsAcceptor::from(tls.server()).accept(stream).await?;
+    let mut stream = TlsAcceptor::from(tls.server()).accept(Socket::new(stream)).await?;
     let (_, session) = stream.get_ref();
+    let protocol = Protocol::of(session.alpn_protocol());
     let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) else {
+        if protocol == Protocol::Consensus {
+            return Err(io::Error::other("a stranger wants to take part in consensus"));
+        }
         let place = strangers
             .try_acquire_owned()
             .map_err(|_| io::Error::other("too many strangers at once"))?;
         let guest = Guest { _place: place, end: Box::pin(sleep(STRANGER_MAX)) };
-        return Ok(Connection { stream, caller: Caller::Stranger, guest: Some(guest) });
+        return Ok(Connection { stream, caller: Caller::Stranger, protocol, guest: Some(guest) });
     };
     let node = tls
         .node_of(certificate)
         .ok_or_else(|| io::Error::other("the certificate names no node of this cluster"))?;
-    Ok(Connection { stream, caller: Caller::Node(node), guest: None })
+    if protocol == Protocol::Consensus {
+        stream.get_mut().0.move_to(&presence.consensus)?;
+    }
+    Ok(Connection { stream, caller: Caller::Node(node), protocol, guest: None })
 }
 
 impl Connected for Connection {

@@ -3,7 +3,6 @@
 //! Whoever may open the socket is an operator: it is readable and writable for its owner alone, from the moment that it
 //! exists. No secret has to be kept for it, and nobody comes through it from another machine.
 
-use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use anyhow::{Context, ensure};
 use hyper_util::rt::TokioIo;
 use rustix::fs::{Mode, fchmod};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
 
@@ -61,14 +61,14 @@ pub fn unbind(data_dir: &Path) {
     let _ = std::fs::remove_file(path_in(data_dir));
 }
 
-/// Serves `services` on the socket until `stop` resolves.
+/// Serves `services` on the socket until `stop` is cancelled.
 ///
 /// # Errors
 /// When accepting connections fails for good.
 pub async fn serve(
     listener: UnixListener,
     services: Routes,
-    stop: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let connections = futures::stream::unfold(listener, |listener| async move {
         loop {

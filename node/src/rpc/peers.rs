@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cluster::ids::NodeId;
+use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use super::envelope::LocalNode;
-use super::tls::Tls;
+use super::tls::{Protocol, Tls};
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,15 @@ pub enum Purpose {
     Cluster,
     /// Blocks.
     Blocks,
+}
+
+impl Purpose {
+    fn protocol(self) -> Protocol {
+        match self {
+            Self::Heartbeat | Self::Append => Protocol::Consensus,
+            Self::Snapshot | Self::Cluster | Self::Blocks => Protocol::Calls,
+        }
+    }
 }
 
 /// Why there is no channel to a node.
@@ -59,14 +69,20 @@ struct Peer {
 pub struct Peers {
     local: LocalNode,
     tls: Arc<Tls>,
+    /// Whose threads serve connections for calls, whoever is the first to use one.
+    calls: Handle,
     book: Arc<RwLock<BTreeMap<NodeId, Peer>>>,
 }
 
 impl Peers {
-    /// An empty address book of the node `local`, which speaks through `tls`.
+    /// An empty address book of the node `local`, which speaks through `tls`. Connections for consensus are served by the
+    /// runtime that uses them first, all others by the present one.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     #[must_use]
     pub fn new(local: LocalNode, tls: Arc<Tls>) -> Self {
-        Self { local, tls, book: Arc::default() }
+        Self { local, tls, calls: Handle::current(), book: Arc::default() }
     }
 
     /// This node.
@@ -116,9 +132,16 @@ impl Peers {
         if let Some(channel) = peer.channels.get(&purpose) {
             return Ok(channel.clone());
         }
-        let channel = super::channel(&peer.address, node, &self.tls).map_err(|error| {
-            PeerError::Address { node, address: peer.address.clone(), reason: error.to_string() }
-        })?;
+        let protocol = purpose.protocol();
+        let _on_its_threads = (protocol == Protocol::Calls).then(|| self.calls.enter());
+        let channel =
+            super::channel(&peer.address, node, &self.tls, protocol).map_err(|error| {
+                PeerError::Address {
+                    node,
+                    address: peer.address.clone(),
+                    reason: error.to_string(),
+                }
+            })?;
         peer.channels.insert(purpose, channel.clone());
         Ok(channel)
     }

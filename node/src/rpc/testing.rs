@@ -7,10 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use cluster::ids::NodeId;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::accept::LateTls;
+use super::Services;
+use super::accept::{LatePresence, Presence};
 use super::envelope::LocalNode;
 use super::peers::Peers;
 use super::tls::Tls;
@@ -44,19 +47,25 @@ pub(crate) fn peers(local: LocalNode) -> Peers {
     Peers::new(local, tls(local))
 }
 
-/// Serves as `local`.
+/// Serves as `local`, all on the present runtime.
 pub(crate) async fn serve(
     local: LocalNode,
     listener: TcpListener,
     services: Routes,
-    stop: impl Future<Output = ()> + Send + 'static,
+    stop: CancellationToken,
 ) {
+    let services = Services { calls: services.clone(), consensus: services };
     super::serve(listener, at_once(tls(local)), services, stop).await.unwrap();
 }
 
 /// Of a node that has belonged to its cluster from the start.
-pub(crate) fn at_once(tls: Arc<Tls>) -> LateTls {
-    watch::Sender::new(Some(tls)).subscribe()
+pub(crate) fn at_once(tls: Arc<Tls>) -> LatePresence {
+    watch::Sender::new(Some(present(tls))).subscribe()
+}
+
+/// Of a node whose consensus runs on the present runtime.
+pub(crate) fn present(tls: Arc<Tls>) -> Presence {
+    Presence { tls, consensus: Handle::current() }
 }
 
 pub(crate) fn node(cluster: u8, id: u64) -> LocalNode {

@@ -31,7 +31,27 @@ use crate::authority::names;
 use crate::credentials::{CertificateFacts, Credentials};
 
 /// What gRPC is called in the handshake (RFC 7301).
-const PROTOCOL: &[u8] = b"h2";
+const GRPC: &[u8] = b"h2";
+
+/// What gRPC about consensus is called.
+const CONSENSUS: &[u8] = b"reelraft-consensus";
+
+/// What a connection is used for. Both ends know it once they have shaken hands, so that the one that is called can serve it
+/// where it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Everything that may wait a moment.
+    Calls,
+    /// Entries, heartbeats and votes.
+    Consensus,
+}
+
+impl Protocol {
+    /// What was agreed on in the handshake.
+    pub(super) fn of(agreed: Option<&[u8]>) -> Self {
+        if agreed == Some(CONSENSUS) { Self::Consensus } else { Self::Calls }
+    }
+}
 
 /// Why a node's credentials cannot be used on the wire.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +68,7 @@ pub struct Tls {
     shown: Arc<Shown>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    consensus_client: Arc<ClientConfig>,
 }
 
 /// What this node shows at the next handshake.
@@ -76,7 +97,7 @@ impl Tls {
             .map_err(TlsError::Credentials)?
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        server.alpn_protocols = vec![CONSENSUS.to_vec(), GRPC.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
@@ -84,13 +105,17 @@ impl Tls {
             .map_err(TlsError::Credentials)?
             .with_root_certificates(roots)
             .with_client_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesClientCert>);
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        client.alpn_protocols = vec![GRPC.to_vec()];
         client.resumption = Resumption::disabled();
+        let mut consensus_client = client.clone();
+        // A server that does not know the first one takes the second.
+        consensus_client.alpn_protocols.insert(0, CONSENSUS.to_vec());
         Ok(Arc::new(Self {
             cluster_id: credentials.cluster_id(),
             shown,
             server: Arc::new(server),
             client: Arc::new(client),
+            consensus_client: Arc::new(consensus_client),
         }))
     }
 
@@ -115,8 +140,11 @@ impl Tls {
         Arc::clone(&self.server)
     }
 
-    pub(super) fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.client)
+    pub(super) fn client(&self, protocol: Protocol) -> Arc<ClientConfig> {
+        Arc::clone(match protocol {
+            Protocol::Calls => &self.client,
+            Protocol::Consensus => &self.consensus_client,
+        })
     }
 
     /// What the certificate of `node` has to say.
@@ -170,7 +198,7 @@ pub fn stranger(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, T
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    client.alpn_protocols = vec![PROTOCOL.to_vec()];
+    client.alpn_protocols = vec![GRPC.to_vec()];
     client.resumption = Resumption::disabled();
     Ok(client)
 }

@@ -336,6 +336,7 @@ impl Member {
             let program = PathBuf::from("/proc/self/exe");
             let jobs = media::run(
                 backend,
+                self.consensus.work(),
                 self.id(),
                 media_settings(config, program),
                 self.working.clone(),

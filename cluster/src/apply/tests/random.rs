@@ -5,11 +5,13 @@
 mod actions;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use crate::apply::apply;
+use crate::catalog::{has_claimable_job, is_about_work};
 use crate::codec;
 use crate::command::{Action, Claim, Command, Reply};
 use crate::ids::{ClientId, NodeId, VideoId};
@@ -18,7 +20,7 @@ use crate::plan::Plan;
 use crate::tables::members::MemberState;
 use crate::tables::videos::{VideoError, Visibility};
 use crate::testing::{ACTION_NAMES, World, block, encode_plan, next_work};
-use crate::view::{MemoryView, Transaction};
+use crate::view::{MemoryView, TableId, Transaction, View};
 
 use actions::{administrative_action, any_action, media_action, number, plan};
 
@@ -149,6 +151,32 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
     }
 }
 
+/// Whoever has work now that there was none of before hears of it.
+fn assert_work_is_announced(before: &MemoryView, world: &World) {
+    let has_work = |view: &MemoryView| -> Vec<bool> {
+        let claims = (1..4).flat_map(|node| JobKind::ALL.map(|kind| (NodeId(node), kind)));
+        claims
+            .map(|(node, kind)| has_claimable_job(view, node, &[kind], world.now_ms).unwrap())
+            .collect()
+    };
+    if has_work(before) == has_work(&world.view) {
+        return;
+    }
+    let is_same = |table| rows_of(before, table) == rows_of(&world.view, table);
+    let changed: Vec<TableId> = TableId::ALL.into_iter().filter(|table| !is_same(*table)).collect();
+    assert!(changed.iter().any(|table| is_about_work(*table)), "{changed:?}");
+}
+
+fn rows_of(view: &MemoryView, table: TableId) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut rows = Vec::new();
+    view.scan(table, b"", b"", &mut |key, value| {
+        rows.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    rows
+}
+
 /// Lives through the deeds, with all invariants checked after each.
 fn live(deeds: Vec<Deed>) -> World {
     let mut world = World::new();
@@ -176,7 +204,9 @@ fn live(deeds: Vec<Deed>) -> World {
                 };
                 let claimant =
                     if let Action::ClaimJob { node, .. } = &action { Some(*node) } else { None };
+                let before = world.view.clone();
                 let reply = world.apply(action);
+                assert_work_is_announced(&before, &world);
                 if let (Some(node), Reply::Claimed(Some(claim))) = (claimant, reply) {
                     claims.push((node, claim));
                 }

@@ -7,12 +7,15 @@
 //! database is opened they are looked for in the raw bytes, wherever they stand; after that, the database must have come at
 //! least as far as the greatest of them says.
 //!
-//! A mark itself is not fsynced: it survives the death of the process, and the next fsync covers it.
+//! A mark itself is not fsynced: it survives the death of the process, and the next fsync covers it. It is written after
+//! those who waited for the fsync have been told, because none of them needs it; a crash in between leaves the writes of that
+//! one fsync without a mark.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::DB;
 
@@ -29,15 +32,30 @@ const VALUE_BYTES: usize = 16;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The disk of the log.
-pub(super) struct WriteAheadLog(pub(super) Arc<DB>);
+pub(super) struct WriteAheadLog {
+    database: Arc<DB>,
+    /// The last sequence number that is certainly on disk.
+    synced: AtomicU64,
+}
+
+impl WriteAheadLog {
+    pub(super) fn new(database: Arc<DB>) -> Self {
+        Self { database, synced: AtomicU64::new(0) }
+    }
+}
 
 impl Disk for WriteAheadLog {
     fn sync(&self) -> Result<(), String> {
-        let database = &self.0;
-        let written = database.latest_sequence_number();
-        database
-            .flush_wal(true)
-            .and_then(|()| database.put_cf(family(database, META), KEY, value(written)))
+        let written = self.database.latest_sequence_number();
+        self.database.flush_wal(true).map_err(rocksdb::Error::into_string)?;
+        self.synced.store(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<(), String> {
+        let mark = value(self.synced.load(Ordering::Relaxed));
+        self.database
+            .put_cf(family(&self.database, META), KEY, mark)
             .map_err(rocksdb::Error::into_string)
     }
 }

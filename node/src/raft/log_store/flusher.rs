@@ -29,6 +29,12 @@ pub(in crate::raft) trait Disk: Send + 'static {
     /// # Errors
     /// When it is not; nobody can know then what is.
     fn sync(&self) -> Result<(), String>;
+
+    /// Writes down what the last [`sync`](Self::sync) has brought to disk, once nobody waits for it any more.
+    ///
+    /// # Errors
+    /// When the disk takes no more.
+    fn mark(&self) -> Result<(), String>;
 }
 
 /// Who is told when a write is on disk.
@@ -214,7 +220,6 @@ fn run(disk: &dyn Disk, health: &DiskHealth, mut queue: mpsc::Receiver<(Instant,
                     failed = Some(error);
                 }
             }
-            health.flushing.store(0, Ordering::Release);
             let took = started.elapsed();
             metrics::histogram!("reelraft_raft_fsync_seconds").record(took);
             if took > SLOW {
@@ -227,5 +232,12 @@ fn run(disk: &dyn Disk, health: &DiskHealth, mut queue: mpsc::Receiver<(Instant,
                 Some(reason) => Err(io::Error::other(reason.clone())),
             });
         }
+        if failed.is_none()
+            && let Err(error) = disk.mark()
+        {
+            tracing::error!(error, "the log takes no more: this node writes no more");
+            failed = Some(error);
+        }
+        health.flushing.store(0, Ordering::Release);
     }
 }

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -130,6 +131,10 @@ impl Disk for SickDisk {
             Disease::None | Disease::Hangs => self.well.sync(),
         }
     }
+
+    fn mark(&self) -> Result<(), String> {
+        self.well.mark()
+    }
 }
 
 pub(crate) struct Node {
@@ -166,7 +171,7 @@ impl Node {
         let mut services = Routes::builder();
         services.add_service(consensus.service());
         services.add_service(ClusterServer::new(Forwarding(consensus.clone())));
-        sockets.spawn(testing::serve(local, listener, services.routes(), std::future::pending()));
+        sockets.spawn(testing::serve(local, listener, services.routes(), CancellationToken::new()));
         self.running = Some(Running { consensus, sockets: Some(sockets) });
     }
 
