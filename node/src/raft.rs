@@ -62,6 +62,7 @@ pub use self::status::{RaftRole, RaftStatus};
 use self::announce::Announcements;
 use self::leadership::Leader;
 use self::log_store::DiskHealth;
+use self::network::Hurry;
 use self::propose::Proposer;
 use self::snapshot::SnapshotStore;
 use self::state_machine::StateMachine;
@@ -90,6 +91,7 @@ struct Inner {
     leader: Leader,
     disk: Arc<DiskHealth>,
     announcements: Announcements,
+    hurry: Hurry,
     threads: Handle,
     /// Taken when consensus is stopped.
     runtime: Mutex<Option<Runtime>>,

@@ -6,6 +6,7 @@
 //! A member that cannot be reached is reported as such, which makes consensus wait a little before it tries again; the wait
 //! is short, so that a member that was restarted has the entries it missed within a second.
 
+mod news;
 mod snapshot;
 
 use std::fmt::Display;
@@ -31,10 +32,12 @@ use proto::raft::RaftMessage;
 use proto::raft::raft_client::RaftClient;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+pub(super) use self::news::Hurry;
 pub(super) use self::snapshot::{SNAPSHOT_STALL_TIMEOUT, SnapshotHeader};
 use super::types::{Member, TypeConfig};
 use crate::rpc::MESSAGE_BYTES_MAX;
@@ -56,17 +59,19 @@ const BACKOFF_MAX: Duration = Duration::from_millis(250);
 /// Makes the connections that openraft asks for.
 pub(super) struct Network {
     peers: Peers,
+    hurry: Hurry,
 }
 
 impl Network {
-    pub(super) fn new(peers: Peers) -> Self {
-        Self { peers }
+    pub(super) fn new(peers: Peers, hurry: Hurry) -> Self {
+        Self { peers, hurry }
     }
 
     fn connection(&self, target: u64, member: &Member, purpose: Purpose) -> Connection {
         let target = NodeId(target);
         self.peers.learn_member(target, &member.rpc_addr);
-        Connection { peers: self.peers.clone(), target, purpose }
+        let (peers, hurry) = (self.peers.clone(), self.hurry.of(target));
+        Connection { peers, target, purpose, hurry }
     }
 }
 
@@ -92,6 +97,7 @@ pub(super) struct Connection {
     peers: Peers,
     target: NodeId,
     purpose: Purpose,
+    hurry: Arc<Notify>,
 }
 
 fn unreachable(reason: impl Display) -> Unreachable<TypeConfig> {
@@ -175,7 +181,7 @@ impl Connection {
     {
         let mut client = self.client(Purpose::Append)?;
         let sent = Arc::new(AtomicU64::new(0));
-        let requests = input.map({
+        let requests = news::held_back(input, Arc::clone(&self.hurry)).map({
             let connection = self.clone();
             let sent = Arc::clone(&sent);
             move |request| {

@@ -25,6 +25,7 @@ use tonic::{Code, Status};
 
 use super::Raft;
 use super::leadership::Leader;
+use super::network::Hurry;
 use super::types::LoggedCommand;
 use super::window::Window;
 use crate::identity::random_id;
@@ -100,6 +101,7 @@ pub(super) struct Proposer {
     state: Arc<StateDb>,
     /// The cluster's feature level, or an earlier one: it never falls.
     level: AtomicU32,
+    hurry: Hurry,
 }
 
 impl Proposer {
@@ -108,6 +110,7 @@ impl Proposer {
         peers: Peers,
         state: Arc<StateDb>,
         applied: watch::Receiver<u64>,
+        hurry: Hurry,
     ) -> Self {
         Self {
             leader: Leader::new(&raft),
@@ -121,6 +124,7 @@ impl Proposer {
             clocks: Clocks::new(Arc::clone(&state)),
             state,
             level: AtomicU32::new(features::FIRST),
+            hurry,
         }
     }
 
@@ -319,7 +323,7 @@ impl Proposer {
 
     /// Answers a node that takes this one for the leader.
     pub(super) async fn serve(&self, request: ProposeRequest) -> Result<ProposeReply, Status> {
-        self.peers.local().verify(request.envelope.as_ref())?;
+        let from = self.peers.local().verify(request.envelope.as_ref())?;
         if request.command.len() > COMMAND_BYTES_MAX {
             return Err(Status::invalid_argument("the command is too long"));
         }
@@ -334,6 +338,8 @@ impl Proposer {
             .unwrap_or_else(|_| Outcome::Unknown("no majority confirmed it in time".to_owned()));
         match outcome {
             Outcome::Applied(reply, index) => {
+                // It is not done there before it is applied there.
+                self.hurry.up(from);
                 Ok(ProposeReply { reply: codec::encode(&reply).into(), index })
             }
             Outcome::Elsewhere(known, reason) => {

@@ -113,11 +113,12 @@ impl Consensus {
         &self,
         request: ReadIndexRequest,
     ) -> Result<ReadIndexReply, Status> {
-        self.inner.peers.local().verify(request.envelope.as_ref())?;
+        let from = self.inner.peers.local().verify(request.envelope.as_ref())?;
         let index = timeout(READ_TRY_TIMEOUT, self.confirm_leadership())
             .await
             .map_err(|_| Status::deadline_exceeded("no majority confirmed the leader in time"))?
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.inner.hurry.up(from);
         Ok(ReadIndexReply { index })
     }
 }

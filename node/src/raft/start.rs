@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::announce::announcer;
 use super::leadership::Leader;
 use super::log_store::{Disk, LogStore, LogStoreError};
-use super::network::Network;
+use super::network::{Hurry, Network};
 use super::propose::Proposer;
 use super::settings::{RaftSettings, SettingsError};
 use super::snapshot::SnapshotStore;
@@ -73,9 +73,10 @@ impl Consensus {
         let local = peers.local();
         let (raft_dir, state_dir) = (data_dir.join("raft"), data_dir.join("state"));
         let (announcer, announcements) = announcer();
+        let hurry = Hurry::default();
         let applied = announcements.applied.clone();
         let starting = runtime.spawn({
-            let network = Network::new(peers.clone());
+            let network = Network::new(peers.clone(), hurry.clone());
             async move {
                 let state = Arc::new(StateDb::open(&state_dir)?);
                 let snapshots =
@@ -143,6 +144,7 @@ impl Consensus {
                     peers.clone(),
                     Arc::clone(&state),
                     applied.clone(),
+                    hurry.clone(),
                 ),
                 leader: Leader::new(&raft),
                 disk,
@@ -151,6 +153,7 @@ impl Consensus {
                 state,
                 snapshots,
                 announcements,
+                hurry,
                 threads: runtime.handle().clone(),
                 runtime: Mutex::new(Some(runtime)),
                 watchdog: Mutex::new(Some(watchdog)),
