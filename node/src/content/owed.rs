@@ -39,6 +39,11 @@ impl Owed {
         self.lock().remove(&(to, hash));
     }
 
+    /// It is to have none of its copies any more.
+    pub(super) fn forgive(&self, to: NodeId) {
+        self.lock().retain(|(node, _), _| *node != to);
+    }
+
     /// The nodes that something is owed to.
     pub(super) fn creditors(&self) -> Vec<NodeId> {
         let nodes: BTreeSet<_> = self.lock().keys().map(|(node, _)| *node).collect();

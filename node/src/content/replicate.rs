@@ -302,7 +302,10 @@ impl Loops {
         loop {
             let mut trouble = false;
             for node in owed.creditors() {
-                if self.inner.is_up(node) {
+                if self.holds_nothing(node) {
+                    // It was removed, or is about to be: the new holders find out by themselves what they lack.
+                    owed.forgive(node);
+                } else if self.inner.is_up(node) {
                     trouble |= self.push_to(node).await.is_err();
                 } else {
                     trouble = true;
@@ -314,6 +317,12 @@ impl Loops {
                 owed.added().await;
             }
         }
+    }
+
+    /// Whether the layout does not name it any more.
+    fn holds_nothing(&self, node: NodeId) -> bool {
+        let here = self.inner.placement.current();
+        here.is_ok_and(|here| here.layout.epoch() > 0 && !here.layout.nodes().contains(&node))
     }
 
     /// Brings `node` what it is owed, at most one page of it.

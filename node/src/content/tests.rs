@@ -262,6 +262,22 @@ async fn two_copies_suffice_and_the_third_is_brought_when_the_node_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_owed_to_a_node_that_holds_nothing_any_more() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[2].stop_serving().await;
+    cluster.believe(0, 2, false);
+    cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    assert_eq!(cluster.nodes[0].content.observe().queued_blocks, 1);
+
+    let holders = (0..GROUPS).flat_map(|_| [NodeId(1), NodeId(2)]).collect();
+    let layout = Layout::new(2, 2, holders).unwrap();
+    cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &layout));
+    let _running = run(&cluster.nodes[0].content);
+    until("nothing is owed", || async { cluster.nodes[0].content.observe().queued_blocks == 0 })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_fetches_what_it_should_hold() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
