@@ -276,8 +276,13 @@ pub struct Drain {
     /// Copies that other nodes have yet to make; null while that is not known.
     pub copies_missing: Option<u64>,
     pub leads: bool,
+    pub votes: bool,
     /// Jobs that it has not finished.
     pub jobs: u64,
+    /// Uploads that people make through it.
+    pub uploads: u64,
+    /// Why its blocks are not moved, until somebody does something about it.
+    pub stuck: Option<String>,
     /// Why it cannot be removed yet; empty when it can.
     pub waiting_for: Vec<String>,
 }

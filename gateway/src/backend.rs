@@ -15,6 +15,8 @@ use cluster::view::View;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::upload::UploadsUnderWay;
+
 /// What a proposed command came to, and where in the log it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -73,8 +75,13 @@ pub struct DrainObservation {
     /// Copies that other nodes have yet to make; nothing while that is not known.
     pub copies_missing: Option<u64>,
     pub leads: bool,
+    pub votes: bool,
     /// Jobs that it has not finished.
     pub jobs: u64,
+    /// Uploads that people make through it.
+    pub uploads: u64,
+    /// Why its blocks are not moved, until somebody does something about it.
+    pub stuck: Option<String>,
     /// Why it cannot be removed yet; empty when it can.
     pub waiting_for: Vec<String>,
 }
@@ -171,6 +178,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether two durable copies (or what the layout demands) seem possible now: asked before an upload is accepted.
     fn can_store(&self) -> Result<(), Unavailable>;
+
+    /// Where the gateway counts the uploads that people make through it.
+    fn uploads(&self) -> &UploadsUnderWay;
 
     /// Why this node cannot serve at present; empty when it can.
     fn not_ready_because(&self) -> Vec<String>;

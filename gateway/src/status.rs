@@ -119,7 +119,10 @@ fn node(seen: NodeObservation) -> api::Node {
             groups: drain.groups,
             copies_missing: drain.copies_missing,
             leads: drain.leads,
+            votes: drain.votes,
             jobs: drain.jobs,
+            uploads: drain.uploads,
+            stuck: drain.stuck,
             waiting_for: drain.waiting_for,
         }),
     }

@@ -9,6 +9,7 @@ pub(crate) mod ingest;
 pub(crate) mod limits;
 pub(crate) mod metadata;
 mod patience;
+mod under_way;
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ use crate::respond::Written;
 use crate::state::{Gateway, Shared};
 use crate::{api, videos};
 use metadata::{Metadata, UploadParameters};
+
+pub use under_way::UploadsUnderWay;
 
 /// The size of the blocks that a file is cut into. Small enough that processing starts early and many fit into memory, large
 /// enough that a block's fsync and log entry are a small part of its cost.
@@ -136,7 +139,9 @@ async fn receive(
 ) -> Result<Written<Response>, ApiError> {
     let (answer, answered) = oneshot::channel();
     let shared = Shared::clone(&gateway);
+    let under_way = shared.backend.uploads().begin();
     let task = async move {
+        let _under_way = under_way;
         let _in_use = InUse::of(&shared.meters.uploads);
         let _permit = permit;
         run(&shared, upload, body, answer).await;

@@ -21,10 +21,11 @@ use gateway::backend::{
     Applied, Backend, ClusterObservation, DrainObservation, NodeObservation, NodeStatus,
     RepairObservation, Unavailable,
 };
+use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
 
 use crate::content::{GetError, PutError};
-use crate::doctor::{self, ClusterFacts, NodeFacts};
+use crate::doctor::{self, ClusterFacts, DrainFacts, NodeFacts};
 use crate::founding::NO_CLUSTER;
 use crate::metrics;
 use crate::now_ms;
@@ -98,7 +99,15 @@ impl Backend for NodeBackend {
         if self.daemon.is_stopping() {
             return Err(Unavailable::NotInService("this node is stopping".to_owned()));
         }
-        self.member()?.content().can_store().map_err(unavailable_to_put)
+        let member = self.member()?;
+        if removal::has_handed_over(&member) {
+            return Err(Unavailable::NotInService(removal::HANDED_OVER.to_owned()));
+        }
+        member.content().can_store().map_err(unavailable_to_put)
+    }
+
+    fn uploads(&self) -> &UploadsUnderWay {
+        self.daemon.uploads()
     }
 
     fn not_ready_because(&self) -> Vec<String> {
@@ -250,10 +259,14 @@ fn observe(member: &Member) -> ClusterObservation {
                 .certificate_ends_ms
                 .map(|ends_ms| Duration::from_millis(ends_ms.saturating_sub(now_ms))),
             trouble: said.trouble.clone(),
+            drain: drain.as_ref().map(|progress| DrainFacts {
+                waiting_for: progress.reasons.clone(),
+                stuck: progress.stuck.is_some(),
+            }),
         });
         nodes.push(NodeObservation {
             voter,
-            drain,
+            drain: drain.map(told),
             node: row,
             status,
             applied_index: said.applied_index,
@@ -285,17 +298,23 @@ fn observe(member: &Member) -> ClusterObservation {
 }
 
 /// What a node that is being drained has yet to hand over.
-fn drain(member: &Member, node: NodeId) -> Option<DrainObservation> {
-    let progress = removal::progress(member, node)
+fn drain(member: &Member, node: NodeId) -> Option<removal::Progress> {
+    removal::progress(member, node)
         .inspect_err(|error| tracing::warn!(%error, "read what a node has yet to hand over"))
-        .ok()?;
-    Some(DrainObservation {
+        .ok()
+}
+
+fn told(progress: removal::Progress) -> DrainObservation {
+    DrainObservation {
         groups: progress.groups,
         copies_missing: progress.copies_missing,
         leads: progress.leads,
+        votes: progress.votes,
         jobs: progress.jobs,
+        uploads: progress.uploads,
+        stuck: progress.stuck,
         waiting_for: progress.reasons,
-    })
+    }
 }
 
 /// What operators have planned for a node goes before what can be heard of it, as long as it is not dead.

@@ -77,8 +77,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(*args)?,
         Command::Dev(args) => on_one_thread(dev::run(args))?,
+        Command::Node(command) => return on_one_thread(node::run(command)),
         Command::Cluster(command) => on_one_thread(cluster::run(command))?,
-        Command::Node(command) => on_one_thread(node::run(command))?,
         Command::Token(command) => on_one_thread(token::run(command))?,
         Command::Backup(command) => on_one_thread(backup::run(command))?,
         Command::Video(command) => on_one_thread(video::run(command))?,
@@ -90,7 +90,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// A client has one thing to do. `dev` needs it as well: the kernel tells children of the end of the *thread* that started
 /// them, so that has to be the one that lasts.
-fn on_one_thread(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn on_one_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -125,6 +125,7 @@ mod tests {
             "cluster recover --from ./old --data-dir ./new",
             "node drain 3",
             "node drain 3 --cancel",
+            "node drain 3 --wait --timeout 30m --json",
             "node remove 3 --force",
             "node maintenance 3 --for 2h",
             "node maintenance 3 --end",

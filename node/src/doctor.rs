@@ -60,6 +60,17 @@ pub struct NodeFacts {
     pub certificate_left: Option<Duration>,
     /// What keeps it from storing its blocks, in its own words.
     pub trouble: Option<String>,
+    /// While it is being drained.
+    pub drain: Option<DrainFacts>,
+}
+
+/// How far a drain is.
+#[derive(Clone, Debug, Default)]
+pub struct DrainFacts {
+    /// What it still waits for; nothing when the node can be removed.
+    pub waiting_for: Vec<String>,
+    /// Whether it goes no further unless somebody does something.
+    pub stuck: bool,
 }
 
 /// A cluster as one of its nodes sees it.
@@ -96,7 +107,7 @@ fn finding(
     code: &'static str,
     node: Option<&NodeFacts>,
     summary: String,
-    remedy: &str,
+    remedy: impl Into<String>,
 ) -> Finding {
     Finding {
         severity,
@@ -106,7 +117,7 @@ fn finding(
             Some(node) => format!("node {} ({}) {summary}", node.id, node.name),
             None => summary,
         },
-        remedy: remedy.to_owned(),
+        remedy: remedy.into(),
     }
 }
 
@@ -192,31 +203,29 @@ fn copies(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
 fn presence(node: &NodeFacts, findings: &mut Vec<Finding>) {
     let silence = node.silent_for.as_secs();
     let voter = if node.voter { "; it is a voter" } else { "" };
+    let id = node.id;
     let (severity, code, summary, remedy) = match node.status {
         NodeStatus::Down | NodeStatus::Dead => (
             if node.voter { Severity::Critical } else { Severity::Warning },
             if node.status == NodeStatus::Dead { "node_dead" } else { "node_down" },
             format!("has not been heard of for {silence} s{voter}"),
-            "Look whether its machine and `reelraft serve` run and whether the network reaches them. If it is lost for good: \
-             `reelraft node remove --force`, and let another one join.",
+            format!(
+                "Look whether its machine and `reelraft serve` run and whether the network reaches them. If it is lost for \
+                 good: let another one join, then `reelraft node remove {id} --force`."
+            ),
         ),
         NodeStatus::Suspect => (
             Severity::Notice,
             "node_late",
             format!("has not been heard of for {silence} s{voter}"),
-            "Wait a moment: it may be busy or starting.",
+            "Wait a moment: it may be busy or starting.".to_owned(),
         ),
-        NodeStatus::Draining => (
-            Severity::Notice,
-            "node_draining",
-            "is being drained".to_owned(),
-            "When it holds nothing any more: `reelraft node remove`. To keep it: `reelraft node drain --cancel`.",
-        ),
+        NodeStatus::Draining => draining(node),
         NodeStatus::Maintenance => (
             Severity::Notice,
             "node_maintenance",
             "is in maintenance".to_owned(),
-            "`reelraft node maintenance --end` when it is back.",
+            format!("`reelraft node maintenance {id} --end` when it is back."),
         ),
         NodeStatus::Joining | NodeStatus::Up => {
             if let Some(trouble) = &node.trouble {
@@ -232,6 +241,31 @@ fn presence(node: &NodeFacts, findings: &mut Vec<Finding>) {
         }
     };
     findings.push(finding(severity, code, Some(node), summary, remedy));
+}
+
+fn draining(node: &NodeFacts) -> (Severity, &'static str, String, String) {
+    let id = node.id;
+    let cancel = format!("To keep it: `reelraft node drain {id} --cancel`.");
+    let drain = node.drain.clone().unwrap_or_default();
+    let (severity, remedy) = if drain.stuck {
+        (Severity::Warning, format!("Let another node join. {cancel}"))
+    } else if drain.waiting_for.is_empty() {
+        (
+            Severity::Notice,
+            format!("`reelraft node remove {id}` takes it out of the cluster. {cancel}"),
+        )
+    } else {
+        (
+            Severity::Notice,
+            format!("`reelraft node drain {id} --wait` shows when it can be removed. {cancel}"),
+        )
+    };
+    let summary = if drain.waiting_for.is_empty() {
+        "is being drained and can be removed".to_owned()
+    } else {
+        format!("is being drained: {}", drain.waiting_for.join("; "))
+    };
+    (severity, "node_draining", summary, remedy)
 }
 
 fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
@@ -330,6 +364,7 @@ mod tests {
             clock_skew: Some(Duration::from_millis(3)),
             certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
             trouble: None,
+            drain: None,
         }
     }
 
@@ -400,6 +435,25 @@ mod tests {
             assert_eq!(codes, expected);
         }
         assert_eq!(found(|facts| facts.nodes[1].version = "1.1.0".to_owned()), ["versions_differ"]);
+    }
+
+    #[test]
+    fn a_drain_says_what_it_waits_for_and_what_to_do() {
+        let drained = |waiting_for: &[&str], stuck| {
+            let mut facts = healthy();
+            let waiting_for = waiting_for.iter().map(|reason| (*reason).to_owned()).collect();
+            facts.nodes[1].status = NodeStatus::Draining;
+            facts.nodes[1].drain = Some(DrainFacts { waiting_for, stuck });
+            examine(&facts).remove(0)
+        };
+        let moving = drained(&["it leads", "it has a vote"], false);
+        assert_eq!(moving.summary, "node 2 (node-2) is being drained: it leads; it has a vote");
+        assert_eq!(moving.severity, Severity::Notice);
+        let stuck = drained(&["add a node first"], true);
+        assert_eq!(stuck.severity, Severity::Warning, "somebody has to do something");
+        assert!(stuck.remedy.contains("`reelraft node drain 2 --cancel`"), "{stuck:?}");
+        let done = drained(&[], false);
+        assert!(done.remedy.contains("`reelraft node remove 2`"), "{done:?}");
     }
 
     #[test]

@@ -94,12 +94,27 @@ const LOCK_FILE: &str = "lock";
 const PID_FILE: &str = "pid";
 const REMOVED_FILE: &str = "removed";
 
+/// All that a node has in its directory, and what a file system may have in its root.
+const ENTRIES: [&str; 10] = [
+    IDENTITY_FILE,
+    LOCK_FILE,
+    PID_FILE,
+    REMOVED_FILE,
+    "admin.sock",
+    "content",
+    "lost+found",
+    "raft",
+    "state",
+    "tls",
+];
+
 impl DataDir {
     /// Makes the directory if need be and takes it for this process. Writes the process id to `pid` in it.
     ///
     /// # Errors
     /// When another process has it, or when it cannot be written.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
+        refuse_foreign(path)?;
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
         // The catalog has the key of the cluster's authority: whoever can read it can become a member.
@@ -129,6 +144,31 @@ impl DataDir {
         let dir = Self { path, _lock: lock };
         dir.write(PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
         Ok(dir)
+    }
+
+    /// As [`Self::open`], for a directory that has to be there: a slip of the pen must not make one.
+    ///
+    /// # Errors
+    /// As there, and when it is not there.
+    pub fn open_present(path: &Path) -> anyhow::Result<Self> {
+        ensure!(path.is_dir(), "there is no directory {}", path.display());
+        Self::open(path)
+    }
+
+    /// Whether a node has ever used this directory.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        let is_file = |name| {
+            fs::symlink_metadata(path.join(name)).is_ok_and(|about: fs::Metadata| about.is_file())
+        };
+        is_file(LOCK_FILE) || is_file(IDENTITY_FILE)
+    }
+
+    /// Why the node of this directory must not run any more, if that is so.
+    #[must_use]
+    pub fn ended_because(path: &Path) -> Option<String> {
+        let text = fs::read_to_string(path.join(REMOVED_FILE)).ok()?;
+        Some(text.trim().to_owned())
     }
 
     #[must_use]
@@ -244,6 +284,24 @@ impl DataDir {
         self.write(REMOVED_FILE, removed_text(identity).as_bytes())
     }
 
+    /// Writes down that `new`, the first node of another cluster in the directory `at`, goes on with what this node `old` had:
+    /// from now on this one refuses to start, even when its machine does so by itself.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark_continued(&self, old: &Identity, new: &Identity, at: &Path) -> anyhow::Result<()> {
+        let text = format!(
+            "what this node, node {} of cluster {}, had went on in {} as node {} of cluster {}, so it must never start again: start \
+             that one, or move this directory away",
+            old.node_id,
+            hex::encode(old.cluster_id),
+            at.display(),
+            new.node_id,
+            hex::encode(new.cluster_id)
+        );
+        self.write(REMOVED_FILE, text.as_bytes())
+    }
+
     /// Takes back what [`DataDir::open`] wrote for others to read. The lock goes when the value does.
     pub fn close(&self) {
         // Whoever finds a stale pid sees that there is no such process: not worth an error at the end of a clean stop.
@@ -271,6 +329,28 @@ impl DataDir {
         }
         Ok(())
     }
+}
+
+/// A directory that has been something else so far: a slip of the pen must not take it away from other users and fill it.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    if DataDir::is_one(path) {
+        return Ok(());
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("look into {}", path.display())),
+    };
+    for entry in entries {
+        let name = entry.with_context(|| format!("look into {}", path.display()))?.file_name();
+        ensure!(
+            ENTRIES.iter().any(|known| name == *known),
+            "{} is no data directory: {} in it is not a node's. Choose an empty or a new one (--data-dir, data_dir)",
+            path.display(),
+            name.display()
+        );
+    }
+    Ok(())
 }
 
 /// What a removed node says, now and whenever it is started again.
@@ -344,6 +424,30 @@ mod tests {
         let error = dir.identity().unwrap_err().to_string();
         assert!(error.contains("node.json is missing"), "{error}");
         assert!(dir.adopt(&identity()).is_err());
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let site = home.path().join("site");
+        fs::create_dir_all(site.join("content")).unwrap();
+        fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
+        // The blocks of a node that was lost, and nothing else.
+        drop(DataDir::open(&site).unwrap());
+        assert!(DataDir::is_one(&site));
+        fs::remove_file(site.join(LOCK_FILE)).unwrap();
+        fs::remove_file(site.join(PID_FILE)).unwrap();
+        fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
+
+        fs::write(site.join("index.html"), "a web site").unwrap();
+        let error = DataDir::open(&site).unwrap_err().to_string();
+        assert!(error.contains("is no data directory: index.html"), "{error}");
+        assert_eq!(mode(&site), 0o755, "and nothing was changed");
+        // A node's own directory may have something else in it too.
+        fs::write(site.join(LOCK_FILE), "").unwrap();
+        drop(DataDir::open(&site).unwrap());
+        assert_eq!(mode(&site), 0o700);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Stats {
     pub disk: Option<Space>,
     /// When its certificate ends.
     pub certificate_ends_ms: Option<u64>,
+    /// Uploads that people make through it.
+    pub uploads: u64,
 }
 
 impl From<PingReply> for Stats {
@@ -90,6 +92,7 @@ impl From<PingReply> for Stats {
             }),
             certificate_ends_ms: (reply.certificate_ends_ms > 0)
                 .then_some(reply.certificate_ends_ms),
+            uploads: reply.uploads,
         }
     }
 }

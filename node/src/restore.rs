@@ -52,7 +52,7 @@ pub async fn restore<R: Read>(
     actor: &str,
 ) -> anyhow::Result<Restored> {
     // Held to the end: nobody may start the old node while its blocks move.
-    let old = blocks.map(DataDir::open).transpose()?;
+    let old = blocks.map(DataDir::open_present).transpose()?;
     let data_dir = DataDir::open(to)?;
     let (cluster_id, now) = (random_id(), SystemTime::now());
     let authority = Authority::create(cluster_id, now)?;
@@ -105,7 +105,7 @@ pub struct Recovered {
 pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Recovered> {
     let file = to.join("recovered.backup");
     let (identity, index, decided) = {
-        let old = DataDir::open(from)?;
+        let old = DataDir::open_present(from)?;
         let identity = old.identity()?.with_context(|| {
             format!("{} belongs to no node: there is nothing to recover", from.display())
         })?;
@@ -135,6 +135,9 @@ pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Reco
     };
     let backup = Reader::open(BufReader::new(File::open(&file)?))?;
     let restored = restore(backup, to, Some(from), actor).await?;
+    let old = DataDir::open_present(from)?;
+    old.mark_continued(&identity, &restored.identity, to)?;
+    old.close();
     fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     Ok(Recovered { old: identity, index, decided, restored })
 }

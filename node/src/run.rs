@@ -30,6 +30,7 @@ use anyhow::{Context, bail, ensure};
 use cluster::features;
 use cluster::ids::NodeId;
 use cluster::tables::nodes::{NodeRow, Role};
+use gateway::upload::UploadsUnderWay;
 use proto::admin::IdentifyReply;
 use proto::admin::admin_server::AdminServer;
 use proto::blocks::blocks_server::BlocksServer;
@@ -83,6 +84,8 @@ pub struct Daemon {
     incarnation: [u8; 16],
     /// Bytes that this node offers for blocks.
     capacity_bytes: u64,
+    /// What people upload through this node.
+    uploads: UploadsUnderWay,
     services: MemberServices,
     /// Which nodes' word no longer counts.
     roster: Roster,
@@ -255,6 +258,7 @@ impl Daemon {
             rpc_addr,
             incarnation: random(),
             capacity_bytes,
+            uploads: UploadsUnderWay::default(),
             services: MemberServices::default(),
             roster: Roster::default(),
             presence: watch::Sender::new(None),
@@ -287,6 +291,12 @@ impl Daemon {
     #[must_use]
     pub fn member(&self) -> Option<Arc<Member>> {
         self.member.get().cloned()
+    }
+
+    /// The tally of what people upload through this node.
+    #[must_use]
+    pub fn uploads(&self) -> &UploadsUnderWay {
+        &self.uploads
     }
 
     /// Whether the node is on its way out.

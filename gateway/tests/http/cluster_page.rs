@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use gateway::api::{Cluster, NodeStatus, Readiness};
+use gateway::backend::DrainObservation;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::site::{Site, path};
@@ -84,6 +85,37 @@ async fn the_cluster_has_all_fields_of_the_contract() {
         })
     );
     assert_eq!(answer.json::<Cluster>().nodes[0].status, NodeStatus::Up);
+}
+
+#[tokio::test]
+async fn a_node_that_is_drained_says_what_it_waits_for() {
+    let site = Site::new();
+    *site.memory.drain.lock().unwrap() = Some(DrainObservation {
+        groups: 512,
+        copies_missing: None,
+        votes: true,
+        uploads: 2,
+        stuck: Some("add a node first".to_owned()),
+        waiting_for: vec!["it has a vote".to_owned()],
+        ..DrainObservation::default()
+    });
+    let cluster: serde_json::Value =
+        site.get("/api/v1/cluster").await.expect(StatusCode::OK).json();
+    let drain = &cluster["nodes"][0]["drain"];
+    assert_eq!(
+        *drain,
+        serde_json::json!({
+            "groups": 512, "copies_missing": null, "leads": false, "votes": true, "jobs": 0, "uploads": 2,
+            "stuck": "add a node first", "waiting_for": ["it has a vote"],
+        })
+    );
+    // And the documentation knows all of it.
+    let document: serde_json::Value =
+        site.get("/api/openapi.json").await.expect(StatusCode::OK).json();
+    let documented = &document["components"]["schemas"]["Drain"]["properties"];
+    for field in drain.as_object().unwrap().keys() {
+        assert!(documented[field].is_object(), "{field}: {documented}");
+    }
 }
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use cluster::view::{MemoryView, Transaction, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
-    Applied, Backend, ClusterObservation, Finding, NodeObservation, NodeStatus, RepairObservation,
-    Severity, Unavailable,
+    Applied, Backend, ClusterObservation, DrainObservation, Finding, NodeObservation, NodeStatus,
+    RepairObservation, Severity, Unavailable,
 };
+use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
 
 pub(crate) const NODE: NodeId = NodeId(7);
@@ -59,6 +60,8 @@ pub(crate) struct Memory {
     pub(crate) log: Mutex<Vec<Action>>,
     pub(crate) puts: InFlight,
     pub(crate) gets: AtomicUsize,
+    pub(crate) uploads: UploadsUnderWay,
+    pub(crate) drain: Mutex<Option<DrainObservation>>,
 }
 
 #[derive(Default)]
@@ -87,6 +90,8 @@ impl Memory {
             log: Mutex::default(),
             puts: InFlight::default(),
             gets: AtomicUsize::new(0),
+            uploads: UploadsUnderWay::default(),
+            drain: Mutex::default(),
         });
         memory.apply(Action::InitCluster { cluster_id: [9; 16], authority: None, founder: None });
         memory.apply(Action::RegisterNode { node: node() });
@@ -224,6 +229,10 @@ impl Backend for Memory {
         }
     }
 
+    fn uploads(&self) -> &UploadsUnderWay {
+        &self.uploads
+    }
+
     fn not_ready_because(&self) -> Vec<String> {
         self.not_ready.lock().unwrap().clone()
     }
@@ -245,7 +254,7 @@ impl Backend for Memory {
                 blocks: 4,
                 bytes: 5,
                 last_seen: Duration::from_millis(1500),
-                drain: None,
+                drain: self.drain.lock().unwrap().clone(),
             }],
             repair: RepairObservation { queued_blocks: 6, ..RepairObservation::default() },
             findings: vec![Finding {

@@ -90,7 +90,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 }));
             }
             output::line(&format!("cluster {cluster_id} has 1 node"));
-            output::note("other nodes join it with a token: reelraft token create");
+            output::note(&format!(
+                "other nodes join it with a token: reelraft token create --data-dir {}",
+                local.data_dir().display()
+            ));
             Ok(())
         }
         Command::Status { target, json } => {

@@ -1,7 +1,8 @@
 //! The node on this machine, for commands that change the cluster: they go through the socket in its data directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::identity::DataDir;
 use crate::rpc::admin::AdminApi;
 use crate::rpc::operations::OperationsApi;
 
@@ -18,6 +19,15 @@ impl Local {
     /// When no node runs on the directory, or this user may not speak to it.
     pub(super) async fn node(&self) -> anyhow::Result<AdminApi> {
         AdminApi::connect(&self.data_dir).await
+    }
+
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Whether the cluster has removed that node.
+    pub(super) fn was_removed(&self) -> bool {
+        DataDir::ended_because(&self.data_dir).is_some()
     }
 
     /// For what concerns the whole cluster.

@@ -1,5 +1,8 @@
 //! `reelraft node …`.
 
+mod drain;
+
+use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Subcommand;
@@ -23,16 +26,8 @@ pub(super) enum Command {
     /// Have a node hand over what it does, so that it can be removed
     ///
     /// It gives up its vote and its leadership, takes no more jobs, and its blocks are copied to others. Any node of the
-    /// cluster can be asked; `cluster status` shows what is left.
-    Drain {
-        /// Its id
-        id: u64,
-        /// Keep it after all
-        #[arg(long)]
-        cancel: bool,
-        #[command(flatten)]
-        local: Local,
-    },
+    /// cluster can be asked; --wait shows what is left.
+    Drain(drain::Args),
     /// Take a node out of the cluster for ever
     ///
     /// Refused as long as that would not be safe: drain it first. Its directory is of no use afterwards.
@@ -75,29 +70,20 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn run(command: Command) -> anyhow::Result<()> {
+pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::List { target, json } => {
             let cluster: api::Cluster = read(&Api::new(&target)?).await?;
             if json {
-                return output::json(&cluster.nodes);
-            }
-            output::line(&node_table(&cluster));
-            Ok(())
-        }
-        Command::Drain { id, cancel, local } => {
-            local.operations().await?.drain(id, cancel).await?;
-            output::line(&if cancel {
-                format!("node {id} stays")
+                output::json(&cluster.nodes)?;
             } else {
-                format!("node {id} is being drained; `reelraft cluster status` shows how far it is")
-            });
-            Ok(())
+                output::line(&node_table(&cluster));
+            }
         }
+        Command::Drain(args) => return drain::run(args).await,
         Command::Remove { id, force, local } => {
             local.operations().await?.remove(id, force).await?;
             output::line(&format!("node {id} does not belong to the cluster any more"));
-            Ok(())
         }
         Command::Maintenance { id, length, end: _, local } => {
             let until_ms = local.operations().await?.set_maintenance(id, length).await?;
@@ -110,19 +96,20 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                     humantime::format_rfc3339_seconds(until)
                 )
             });
-            Ok(())
         }
         Command::Join { token, to, local, json } => {
             let joined = local.node().await?.join(&token, &to).await?;
             let cluster_id = hex::encode(&joined.cluster_id);
             if json {
-                return output::json(&serde_json::json!({
+                output::json(&serde_json::json!({
                     "cluster_id": cluster_id,
                     "node_id": joined.node_id,
-                }));
+                }))?;
+            } else {
+                let id = joined.node_id;
+                output::line(&format!("this is node {id} of cluster {cluster_id} now"));
             }
-            output::line(&format!("this is node {} of cluster {cluster_id} now", joined.node_id));
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }

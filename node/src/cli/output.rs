@@ -27,6 +27,12 @@ pub(super) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A part of the result as JSON on one line, for programs that read while this one works.
+pub(super) fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    line(&serde_json::to_string(value)?);
+    Ok(())
+}
+
 /// Something worth knowing that is no result.
 pub(super) fn note(text: &str) {
     anstream::eprintln!("{YELLOW}{text}{YELLOW:#}");

@@ -15,7 +15,7 @@ use cluster::command::{Action, Command, Reply};
 use cluster::features;
 use cluster::ids::{ClientId, NodeId};
 use openraft::ReadPolicy;
-use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, RaftError};
 use proto::cluster::cluster_client::ClusterClient;
 use proto::cluster::{ProposeReply, ProposeRequest};
 use tokio::sync::{Semaphore, watch};
@@ -236,11 +236,7 @@ impl Proposer {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(elsewhere))) => {
                 Outcome::Elsewhere(
                     elsewhere.leader_id.map(NodeId),
-                    format!(
-                        "node {} does not lead ({:?})",
-                        self.peers.local().node_id,
-                        elsewhere.reason
-                    ),
+                    format!("node {} {}", self.peers.local().node_id, in_words(&elsewhere.reason)),
                 )
             }
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
@@ -388,5 +384,14 @@ impl Clocks {
         // A catalog that cannot be read stops this node where it is applied; here it says nothing about time.
         let catalog_ms = || catalog::system(self.state.as_ref()).map_or(0, |system| system.time_ms);
         leader.stamp_ms(reading, catalog_ms)
+    }
+}
+
+/// Why a node does not take a command itself.
+fn in_words(reason: &ForwardReason) -> &'static str {
+    match reason {
+        ForwardReason::NotLeader => "does not lead",
+        ForwardReason::LeadershipTransfer => "is handing leadership over",
+        ForwardReason::LeaseExpired => "has not been confirmed as the leader by a majority of late",
     }
 }

@@ -138,6 +138,9 @@ async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
     let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
     assert!(error.contains("belongs to no node"), "{error}");
+    let slip = old.path().join("slip");
+    let error = recover(&slip, new.path(), "operator").await.unwrap_err().to_string();
+    assert!(error.contains("there is no directory") && !slip.exists(), "{error}");
     DataDir::open(old.path())
         .unwrap()
         .adopt(&Identity::new(OLD.cluster_id, OLD.node_id, Vec::new()))
@@ -169,7 +172,10 @@ async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
     let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
     assert!(error.contains("already"), "{error}");
 
-    // The old node's own files were only read: it goes on where it was.
+    // A machine that starts the old node by itself must not have it take videos that nobody will find again.
+    let error = DataDir::open(old.path()).unwrap().refuse_removed().unwrap_err().to_string();
+    assert!(error.contains("went on in") && error.contains("must never start"), "{error}");
+    // Its own files were only read: its databases go on where they were.
     let consensus = start(old.path(), OLD).await;
     propose(&consensus, create(5)).await;
     consensus.shutdown().await;

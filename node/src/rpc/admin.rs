@@ -28,12 +28,16 @@ use crate::authority::fingerprint;
 use crate::founding::NO_CLUSTER;
 use crate::identity::random;
 use crate::now_ms;
+use crate::raft::ProposeError;
 use crate::run::{Daemon, Member};
 use crate::token::JoinToken;
 use crate::{founding, joining};
 
 /// The longest answer: founding or joining, with all their own deadlines inside, so that the node's own words arrive.
 const ANSWER_MAX: Duration = Duration::from_secs(90);
+
+/// Where to look when nothing can be decided.
+pub(super) const LOOK: &str = "; `reelraft cluster doctor` says who is missing";
 
 /// The server's side.
 pub struct AdminService {
@@ -62,13 +66,22 @@ pub(super) fn actor(extensions: &Extensions, member: &Member) -> String {
 
 /// Has a command applied, and turns what came of it into a refusal if it was none.
 pub(super) async fn propose(member: &Member, action: Action) -> Result<(), Status> {
-    let (reply, _) = member.consensus().propose(action).await.map_err(|error| {
-        Status::aborted(format!("the cluster did not take it; this may be repeated: {error}"))
-    })?;
-    if let Reply::Refused(refusal) = reply { Err(refused(&refusal)) } else { Ok(()) }
+    match refusal_of(member, action).await? {
+        None => Ok(()),
+        Some(refusal) => Err(refused(&refusal)),
+    }
 }
 
-fn refused(refusal: &Refusal) -> Status {
+/// Has a command applied. Returns why it was refused, if it was.
+pub(super) async fn refusal_of(member: &Member, action: Action) -> Result<Option<Refusal>, Status> {
+    let (reply, _) = member.consensus().propose(action).await.map_err(|error| {
+        let hint = if let ProposeError::NoLeader(_) = error { LOOK } else { "" };
+        Status::aborted(format!("the cluster did not take it; this may be repeated: {error}{hint}"))
+    })?;
+    Ok(if let Reply::Refused(refusal) = reply { Some(refusal) } else { None })
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     if *refusal == Refusal::TokenUnknown {
         Status::not_found(text)
@@ -284,7 +297,7 @@ pub(super) async fn ask<T>(
 }
 
 /// What a status says to a person.
-pub(super) fn words(status: &Status) -> anyhow::Error {
+pub(crate) fn words(status: &Status) -> anyhow::Error {
     if status.code() == Code::Unimplemented {
         anyhow!("the node runs another version of reelraft, which does not know this request")
     } else if status.code() == Code::Unavailable && std::error::Error::source(status).is_some() {

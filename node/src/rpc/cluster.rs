@@ -104,6 +104,7 @@ impl Cluster for ClusterService {
             disk_free_bytes: stats.disk.map_or(0, |disk| disk.free_bytes),
             disk_total_bytes: stats.disk.map_or(0, |disk| disk.total_bytes),
             certificate_ends_ms: stats.certificate_ends_ms.unwrap_or(0),
+            uploads: stats.uploads,
         }))
     }
 }

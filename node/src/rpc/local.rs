@@ -4,6 +4,7 @@
 //! exists. No secret has to be kept for it, and nobody comes through it from another machine.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tonic::transport::Channel;
 
 use super::accept::NO_ROOM_PAUSE;
+use crate::identity::DataDir;
 
 /// The socket's name in the data directory.
 const SOCKET_FILE: &str = "admin.sock";
@@ -95,10 +97,9 @@ pub async fn connect(data_dir: &Path) -> anyhow::Result<Channel> {
     let stream = UnixStream::connect(&path).await.map_err(|error| {
         let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
         if nobody.contains(&error.kind()) {
-            anyhow::anyhow!(
-                "no node runs on {0}: start `reelraft serve --data-dir {0}` first",
-                data_dir.display()
-            )
+            anyhow::anyhow!("no node runs on {}", nobody_because(data_dir))
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            anyhow::anyhow!("{}: {}", path.display(), not_yours(data_dir))
         } else {
             let speaking = format!("speak to the node through {}", path.display());
             anyhow::Error::new(error).context(speaking)
@@ -114,6 +115,36 @@ pub async fn connect(data_dir: &Path) -> anyhow::Result<Channel> {
         .connect_with_connector(once)
         .await
         .with_context(|| format!("speak to the node through {}", path.display()))
+}
+
+/// Which directory no node runs on, and what to do: the operator may have named the wrong one, and a node that is started on
+/// it by mistake would be a new one.
+fn nobody_because(data_dir: &Path) -> String {
+    const NAME_IT: &str =
+        "`--data-dir` or REELRAFT_DATA_DIR names the data directory of a node on this machine";
+    let dir = data_dir.display();
+    if !data_dir.exists() {
+        format!("{dir}: there is no such directory; {NAME_IT}")
+    } else if !DataDir::is_one(data_dir) {
+        format!("{dir}: it is no data directory; {NAME_IT}")
+    } else if let Some(why) = DataDir::ended_because(data_dir) {
+        format!("{dir}: {why}; {NAME_IT}")
+    } else {
+        format!("{dir}: start `reelraft serve --data-dir {dir}` first")
+    }
+}
+
+fn not_yours(data_dir: &Path) -> String {
+    let owner = std::fs::metadata(data_dir).map(|about| about.uid());
+    let me = rustix::process::getuid().as_raw();
+    match owner {
+        Ok(owner) => format!(
+            "user {me} may not speak to this node: run this command as user {owner}, which the directory belongs to"
+        ),
+        Err(_) => format!(
+            "user {me} may not look there: run this command as the user that the node runs as"
+        ),
+    }
 }
 
 fn check_length(path: &Path) -> anyhow::Result<()> {
@@ -138,9 +169,18 @@ mod tests {
         let error = connect(home.path()).await.unwrap_err().to_string();
         assert!(error.contains("no node runs on"), "{error}");
 
+        assert!(error.contains("is no data directory"), "{error}");
+        let error = connect(&home.path().join("none")).await.unwrap_err().to_string();
+        assert!(error.contains("there is no such directory"), "{error}");
+
+        // A node's.
+        std::fs::write(home.path().join("lock"), "").unwrap();
         drop(bind(home.path()).unwrap());
         let error = connect(home.path()).await.unwrap_err().to_string();
-        assert!(error.contains("no node runs on"), "its process is dead: {error}");
+        assert!(error.contains("start `reelraft serve"), "its process is dead: {error}");
+        std::fs::write(home.path().join("removed"), "it was removed").unwrap();
+        let error = connect(home.path()).await.unwrap_err().to_string();
+        assert!(error.contains("was removed"), "{error}");
 
         let listener = bind(home.path()).unwrap();
         let mode = std::fs::metadata(path_in(home.path())).unwrap().permissions().mode();

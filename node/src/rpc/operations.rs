@@ -11,14 +11,18 @@ use std::time::{Duration, SystemTime};
 use anyhow::anyhow;
 use bytes::Bytes;
 use cluster::catalog;
-use cluster::command::Action;
+use cluster::command::{Action, Refusal};
 use cluster::ids::NodeId;
+use cluster::tables::members::MemberState;
+use cluster::view::ViewError;
 use futures::Stream;
 use proto::operations::operations_client::OperationsClient;
 use proto::operations::operations_server::{Operations, OperationsServer};
+use proto::operations::watch_drain_reply::State;
 use proto::operations::{
     AuditEntry, BackupPart, BackupRequest, DrainReply, DrainRequest, ListAuditReply,
     ListAuditRequest, RemoveReply, RemoveRequest, SetMaintenanceReply, SetMaintenanceRequest,
+    Waiting, WatchDrainReply, WatchDrainRequest,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -26,7 +30,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::admin::{actor, ask, propose, words};
+use super::admin::{LOOK, actor, ask, refusal_of, refused, words};
 use crate::founding::NO_CLUSTER;
 use crate::run::{Daemon, Member, removal};
 use crate::{backup, milliseconds};
@@ -40,6 +44,9 @@ const PARTS_AHEAD: usize = 4;
 
 /// How long whoever asked for a backup may not take any of it. It holds a thread and a snapshot of the catalog.
 const READER_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long one look at a drain may take: asking the leader, and catching up with it.
+const WATCH_MAX: Duration = Duration::from_secs(15);
 
 /// How long a node that is behind may take to have the newest catalog before something is decided on it.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
@@ -74,8 +81,29 @@ impl Operations for OperationsService {
         } else {
             Action::DrainNode { node, actor }
         };
-        propose(&member, action).await?;
+        propose(&member, node, action).await?;
         Ok(Response::new(DrainReply {}))
+    }
+
+    async fn watch_drain(
+        &self,
+        request: Request<WatchDrainRequest>,
+    ) -> Result<Response<WatchDrainReply>, Status> {
+        let member = self.member()?;
+        let node = NodeId(request.into_inner().node);
+        newest(&member).await?;
+        let row = catalog::member(member.consensus().catalog().as_ref(), node);
+        let row = row.map_err(unreadable)?;
+        let row = row.ok_or_else(|| no_such(node))?;
+        let (state, waiting) = match row.state {
+            MemberState::Member => (State::Stays, None),
+            MemberState::Removed { .. } => (State::Removed, None),
+            MemberState::Draining { .. } => {
+                let progress = removal::progress(&member, node).map_err(unreadable)?;
+                (State::Draining, Some(waiting(progress)))
+            }
+        };
+        Ok(Response::new(WatchDrainReply { state: state.into(), waiting }))
     }
 
     async fn remove(
@@ -87,20 +115,18 @@ impl Operations for OperationsService {
         let RemoveRequest { node, force } = request.into_inner();
         let node = NodeId(node);
         // Decided on what is newest: somebody may have taken another node out a moment ago.
-        let consensus = member.consensus();
-        let newest =
-            async { consensus.wait_applied(consensus.read_index().await?, CATCH_UP_MAX).await };
-        newest.await.map_err(|error| {
-            Status::aborted(format!("the catalog is not known to be the newest: {error}"))
-        })?;
+        newest(&member).await?;
+        let catalog = member.consensus().catalog();
+        match catalog::member(catalog.as_ref(), node).map_err(unreadable)?.map(|row| row.state) {
+            None => return Err(no_such(node)),
+            Some(MemberState::Removed { .. }) => return Err(removed_already(node)),
+            Some(MemberState::Member | MemberState::Draining { .. }) => {}
+        }
         let reasons = removal::why_not(&member, node, force);
         if !reasons.is_empty() {
-            return Err(Status::failed_precondition(format!(
-                "node {node} cannot be removed now: {}",
-                reasons.join("; ")
-            )));
+            return Err(Status::failed_precondition(cannot_be_removed(node, &reasons)));
         }
-        propose(&member, Action::RemoveNode { node, force, actor }).await?;
+        propose(&member, node, Action::RemoveNode { node, force, actor }).await?;
         Ok(Response::new(RemoveReply {}))
     }
 
@@ -113,7 +139,8 @@ impl Operations for OperationsService {
         let SetMaintenanceRequest { node, length_ms } = request.into_inner();
         let until_ms =
             (length_ms > 0).then(|| milliseconds(SystemTime::now()).saturating_add(length_ms));
-        propose(&member, Action::SetMaintenance { node: NodeId(node), until_ms, actor }).await?;
+        let node = NodeId(node);
+        propose(&member, node, Action::SetMaintenance { node, until_ms, actor }).await?;
         Ok(Response::new(SetMaintenanceReply { until_ms: until_ms.unwrap_or(0) }))
     }
 
@@ -142,7 +169,7 @@ impl Operations for OperationsService {
         let member = self.member()?;
         // Not older than what whoever asks has seen acknowledged.
         let index = member.consensus().read_index().await.map_err(|error| {
-            Status::aborted(format!("the catalog is not known to be the newest: {error}"))
+            Status::aborted(format!("the catalog is not known to be the newest: {error}{LOOK}"))
         })?;
         member.consensus().wait_applied(index, READER_STALL_MAX).await.map_err(|error| {
             Status::aborted(format!("this node does not catch up in time: {error}"))
@@ -161,6 +188,61 @@ impl Operations for OperationsService {
             receiver.recv().await.map(|part| (part, receiver))
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// Has a command applied that is about `node`.
+async fn propose(member: &Member, node: NodeId, action: Action) -> Result<(), Status> {
+    match refusal_of(member, action).await? {
+        None => Ok(()),
+        Some(Refusal::UnknownNode) => Err(no_such(node)),
+        Some(Refusal::NodeRemoved) => Err(removed_already(node)),
+        Some(refusal) => Err(refused(&refusal)),
+    }
+}
+
+fn no_such(node: NodeId) -> Status {
+    Status::not_found(format!(
+        "there is no node {node}; `reelraft node list` shows those that there are"
+    ))
+}
+
+fn removed_already(node: NodeId) -> Status {
+    Status::failed_precondition(format!("node {node} was removed from the cluster already"))
+}
+
+fn unreadable(error: ViewError) -> Status {
+    Status::aborted(error.to_string())
+}
+
+/// Waits until this node has the newest catalog.
+async fn newest(member: &Member) -> Result<(), Status> {
+    let consensus = member.consensus();
+    let newest =
+        async { consensus.wait_applied(consensus.read_index().await?, CATCH_UP_MAX).await };
+    newest.await.map_err(|error| {
+        Status::aborted(format!("the catalog is not known to be the newest: {error}{LOOK}"))
+    })
+}
+
+/// One reason in the sentence, several below each other.
+fn cannot_be_removed(node: NodeId, reasons: &[String]) -> String {
+    match reasons {
+        [reason] => format!("node {node} cannot be removed now: {reason}"),
+        reasons => format!("node {node} cannot be removed now:\n  - {}", reasons.join("\n  - ")),
+    }
+}
+
+fn waiting(progress: removal::Progress) -> Waiting {
+    Waiting {
+        groups: progress.groups,
+        copies_missing: progress.copies_missing,
+        leads: progress.leads,
+        votes: progress.votes,
+        jobs: progress.jobs,
+        uploads: progress.uploads,
+        reasons: progress.reasons,
+        stuck: progress.stuck.unwrap_or_default(),
     }
 }
 
@@ -215,6 +297,18 @@ impl OperationsApi {
     /// In the words of the node.
     pub async fn drain(&self, node: u64, cancel: bool) -> anyhow::Result<()> {
         ask(self.client.clone().drain(DrainRequest { node, cancel })).await.map(drop)
+    }
+
+    /// What a node that is being drained still waits for.
+    ///
+    /// # Errors
+    /// A status: `aborted` and `unavailable` may pass.
+    pub async fn watch_drain(&self, node: u64) -> Result<WatchDrainReply, Status> {
+        let mut client = self.client.clone();
+        match timeout(WATCH_MAX, client.watch_drain(WatchDrainRequest { node })).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::aborted(format!("no answer within {WATCH_MAX:?}"))),
+        }
     }
 
     /// Takes a node out of the cluster for ever.

@@ -12,13 +12,16 @@ use cluster::placement::Layout;
 use cluster::tables::nodes::Role;
 use cluster::view::ViewError;
 use gateway::backend::{Backend, NodeStatus};
+use gateway::upload::UploadsUnderWay;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::duties::Duties;
-use super::{Daemon, assignment, lifecycle, registration, renewal, roster, upgrade, uploads};
+use super::{
+    Daemon, assignment, lifecycle, registration, removal, renewal, roster, upgrade, uploads,
+};
 use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
@@ -63,6 +66,8 @@ pub struct Member {
     duties: Arc<Duties>,
     /// Bytes that this node offers for blocks.
     capacity_bytes: u64,
+    /// What people upload through it.
+    uploads: UploadsUnderWay,
     /// Where its data are.
     data_path: PathBuf,
     /// Whether the catalog has caught up with the cluster since this process started.
@@ -126,6 +131,7 @@ impl Member {
             observer,
             duties: Arc::default(),
             capacity_bytes: daemon.capacity_bytes,
+            uploads: daemon.uploads.clone(),
             data_path: daemon.data_dir.path().to_owned(),
             current: AtomicBool::new(false),
             working: CancellationToken::new(),
@@ -186,6 +192,7 @@ impl Member {
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
             disk: files::space(&self.data_path).ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
+            uploads: self.uploads.count(),
         }
     }
 
@@ -424,6 +431,9 @@ impl Member {
         }
         if self.consensus.status().disk_stalled {
             reasons.push("the disk of this node's log does not answer".to_owned());
+        }
+        if removal::has_handed_over(self) {
+            reasons.push(removal::HANDED_OVER.to_owned());
         }
         let catalog = self.consensus.catalog();
         match catalog::layout(catalog.as_ref()) {

@@ -6,8 +6,10 @@
 //!
 //! # Rules
 //!
-//! - A node leaves when it has nothing that is its alone: no groups, no vote, no leadership, no jobs, and every other holder
-//!   has all its blocks, as far as these were stored when the layout was still the one before.
+//! - A node leaves when it has nothing that is its alone: no groups, no vote, no leadership, no jobs, no uploads, and every
+//!   other holder has all its blocks, as far as these were stored when the layout was still the one before.
+//! - People may upload through a node that is being drained as long as it has other things to hand over, which may take
+//!   hours. After that it takes no more uploads and is not ready, so that it can be removed however busy the site is.
 //! - By force a node is removed only when it does not answer, and only when each block that it holds is held by another node
 //!   that answers and lacks nothing. Otherwise this would turn blocks that cannot be had now into blocks that are lost.
 
@@ -25,6 +27,10 @@ use super::assignment;
 use super::copies::Copies;
 use crate::now_ms;
 
+/// What a node says that is being drained and has nothing left but uploads that go on.
+pub const HANDED_OVER: &str =
+    "this node has been drained and is about to be removed: use another one";
+
 /// What a node that is to leave still does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -33,8 +39,13 @@ pub struct Progress {
     /// Copies that other nodes have yet to make; nothing while one of them has not said how many.
     pub copies_missing: Option<u64>,
     pub leads: bool,
+    pub votes: bool,
     /// Jobs that it has not finished.
     pub jobs: u64,
+    /// Uploads that people make through it, as it said last.
+    pub uploads: u64,
+    /// Why its groups stay with it until somebody does something about it, for people.
+    pub stuck: Option<String>,
     /// Why it cannot be removed yet, for people. Empty when it can.
     pub reasons: Vec<String>,
 }
@@ -54,6 +65,16 @@ pub fn why_not(member: &Member, node: NodeId, force: bool) -> Vec<String> {
 /// When this node's catalog cannot be read.
 pub fn progress(member: &Member, node: NodeId) -> Result<Progress, ViewError> {
     Ok(Facts::gather(member, node)?.progress())
+}
+
+/// Whether this node is being drained and has nothing left but uploads that go on.
+#[must_use]
+pub fn has_handed_over(member: &Member) -> bool {
+    let row = catalog::member(member.consensus().catalog().as_ref(), member.id());
+    let Ok(Some(MemberRow { state: state @ MemberState::Draining { .. }, .. })) = row else {
+        return false;
+    };
+    Facts::gather(member, member.id()).is_ok_and(|facts| facts.left_to_do(state).is_empty())
 }
 
 /// What the decision depends on.
@@ -76,6 +97,9 @@ struct Facts {
     voters_up: BTreeSet<NodeId>,
     leads: bool,
     jobs: u64,
+    uploads: u64,
+    /// Whether a member remains that is not to leave.
+    others_stay: bool,
 }
 
 impl Facts {
@@ -107,7 +131,11 @@ impl Facts {
             node,
             state,
             lost,
+            uploads: said.as_ref().filter(|_| !lost).map_or(0, |said| said.uploads),
             empty: !lost && said.is_some_and(|said| said.blocks == 0 && said.trouble.is_none()),
+            others_stay: members
+                .iter()
+                .any(|(id, row)| *id != node && row.state == MemberState::Member),
             copies,
             kept: assignment::Situation::look(member)?
                 .and_then(|situation| situation.kept_because(node)),
@@ -133,7 +161,10 @@ impl Facts {
             groups: self.groups(),
             copies_missing: missing.sum(),
             leads: self.leads,
+            votes: self.voters.contains(&self.node),
             jobs: self.jobs,
+            uploads: self.uploads,
+            stuck: self.kept.clone(),
             reasons: self.why_not(false),
         }
     }
@@ -144,45 +175,72 @@ impl Facts {
             Some(MemberState::Removed { .. }) => {
                 return vec![format!("node {} was removed already", self.node)];
             }
-            Some(state) => self.left_to_do(state),
+            Some(state) => {
+                let mut reasons = self.left_to_do(state);
+                if self.uploads > 0 {
+                    reasons.push(match self.uploads {
+                        1 => "an upload through it has not ended".to_owned(),
+                        uploads => format!("{uploads} uploads through it have not ended"),
+                    });
+                }
+                reasons
+            }
         };
         if force && !reasons.is_empty() { self.why_not_by_force(reasons) } else { reasons }
     }
 
+    /// All but the uploads.
     fn left_to_do(&self, state: MemberState) -> Vec<String> {
         let mut reasons = Vec::new();
+        reasons.extend(self.nobody_stays());
         let node = self.node;
         let votes = self.voters.contains(&node);
         let groups = self.groups();
-        let first = match state {
-            MemberState::Draining { .. } => "it is being drained",
-            MemberState::Member | MemberState::Removed { .. } => "drain it first",
-        };
+        let drained = matches!(state, MemberState::Draining { .. });
+        let so = |passes: &'static str| if drained { passes } else { "drain it first" };
         if groups > 0 {
-            let kept = self.kept.as_deref().unwrap_or(first);
+            let kept = self.kept.as_deref().unwrap_or(so("they are moved to other nodes"));
             reasons.push(format!("it holds {groups} of {GROUPS} groups of blocks: {kept}"));
         }
         if self.leads {
-            reasons.push(format!("it leads: {first}"));
+            reasons.push(format!("it leads: {}", so("another node is about to")));
         }
         if votes {
-            reasons.push(format!("it has a vote: {first}"));
+            reasons.push(format!("it has a vote: {}", so("it is about to lose it")));
         }
         if self.jobs > 0 {
             reasons.push(format!("it has not finished {} jobs", self.jobs));
         }
         if !self.empty {
-            reasons.extend(self.copies.iter().filter_map(|(other, copies)| match copies {
-                Copies::Whole { settled: true } => None,
-                Copies::Whole { settled: false } => Some(format!(
-                    "node {other} has to look once more whether it lacks any blocks, some seconds after the layout has changed"
-                )),
-                Copies::Lacks(_) | Copies::Unknown | Copies::Away => copies.trouble().map(|trouble| {
-                    format!("node {other} {trouble}, and node {node} may have the only copy")
-                }),
+            reasons.extend(self.copies.iter().filter_map(|(other, copies)| {
+                let trouble = copies.trouble()?;
+                Some(format!("node {other} {trouble}, and node {node} may have the only copy"))
             }));
+            reasons.extend(self.unsettled());
         }
         reasons
+    }
+
+    /// Those that have all blocks as far as they know, and do not know of the latest yet.
+    fn unsettled(&self) -> Option<String> {
+        let early = |copies: &Copies| matches!(copies, Copies::Whole { settled: false });
+        let nodes = self.copies.iter().filter(|(_, copies)| early(copies));
+        let nodes: Vec<String> = nodes.map(|(other, _)| other.to_string()).collect();
+        let who = match nodes.as_slice() {
+            [] => return None,
+            [node] => format!("node {node} has"),
+            [first @ .., last] => format!("nodes {} and {last} have", first.join(", ")),
+        };
+        Some(format!("{who} to look once more whether they lack blocks, which takes some seconds"))
+    }
+
+    fn nobody_stays(&self) -> Option<String> {
+        (!self.others_stay).then(|| {
+            format!(
+                "no other node stays that could take over what node {} does: let one join first",
+                self.node
+            )
+        })
     }
 
     /// `left`: what is left to do if it is not lost.
@@ -195,7 +253,7 @@ impl Facts {
             reasons.extend(left);
             return reasons;
         }
-        let mut reasons = Vec::new();
+        let mut reasons = Vec::from_iter(self.nobody_stays());
         let others_up = self.voters_up.iter().filter(|id| **id != node).count();
         if others_up * 2 <= self.voters.len() {
             reasons.push(format!(
@@ -261,6 +319,8 @@ mod tests {
             voters_up: others,
             leads: false,
             jobs: 0,
+            uploads: 0,
+            others_stay: true,
         }
     }
 
@@ -310,11 +370,14 @@ mod tests {
             change(&mut facts);
             facts
         };
-        let cases: [(Change, &str); 9] = [
-            (|facts| facts.layout = lost().layout, "groups of blocks: it is being drained"),
+        let cases: [(Change, &str); 12] = [
+            (|facts| facts.layout = lost().layout, "groups of blocks: they are moved"),
             (|facts| facts.leads = true, "it leads"),
             (|facts| facts.voters.extend([NodeId(4)]), "it has a vote"),
             (|facts| facts.jobs = 2, "2 jobs"),
+            (|facts| facts.uploads = 1, "an upload through it"),
+            (|facts| facts.uploads = 3, "3 uploads through it"),
+            (|facts| facts.others_stay = false, "no other node stays"),
             (|facts| lacks(facts, Copies::Lacks(7)), "lacks 7 blocks"),
             (|facts| lacks(facts, Copies::Unknown), "not said yet"),
             (|facts| lacks(facts, Copies::Away), "does not answer"),
@@ -331,7 +394,10 @@ mod tests {
         }
         let mut early = drained();
         early.copies.insert(NodeId(2), Copies::Whole { settled: false });
-        reason(&early, false, "look once more");
+        reason(&early, false, "node 2 has to look once more");
+        early.copies.values_mut().for_each(|copies| *copies = Copies::Whole { settled: false });
+        reason(&early, false, "nodes 1, 2 and 3 have to look once more");
+        assert_eq!(early.why_not(false).len(), 1, "in one sentence");
         early.empty = true;
         assert_eq!(early.why_not(false), Vec::<String>::new(), "it never held anything");
 
@@ -366,6 +432,8 @@ mod tests {
         two.copies.insert(NodeId(2), Copies::Away);
         reason(&two, true, "may have the only copies");
         reason(&two, true, "node 1 lacks 7 blocks, node 2 does not answer");
+        // Nobody would be left.
+        reason(&Facts { others_stay: false, ..facts.clone() }, true, "no other node stays");
         // The last one that holds anything.
         let candidate = Candidate { id: NodeId(4), zone: String::new(), weight: 1 };
         let last = Facts { layout: compute(&[candidate], None), copies: BTreeMap::new(), ..facts };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { diskUse, findings, headline, isLeader, lag, repairRemark } from './health';
-import type { Cluster, ClusterNode } from './types';
+import { diskUse, drainItems, findings, headline, isLeader, lag, repairRemark } from './health';
+import type { Cluster, ClusterNode, Drain } from './types';
 
 const node = (id: number, extra: Partial<ClusterNode> = {}) =>
   ({
@@ -52,6 +52,52 @@ describe('headline', () => {
     const planned = cluster({ nodes: [node(1), node(2, { status: 'maintenance' }), node(3)] });
     expect(headline(planned).tone).toBe('good');
     expect(findings(planned)).toHaveLength(1);
+  });
+});
+
+describe('a drain', () => {
+  const drain: Drain = {
+    groups: 0,
+    copies_missing: 0,
+    leads: false,
+    votes: false,
+    jobs: 0,
+    uploads: 0,
+    stuck: null,
+    waiting_for: [],
+  };
+  const found = (extra: Partial<Drain>) =>
+    findings(
+      cluster({ nodes: [node(1), node(2, { status: 'draining', drain: { ...drain, ...extra } })] }),
+    )[0];
+
+  it('names all that is left', () => {
+    const left = { groups: 512, copies_missing: 1, leads: true, votes: true, jobs: 2, uploads: 1 };
+    expect(drainItems({ ...drain, ...left })).toEqual([
+      '512 groups of blocks',
+      '1 copy',
+      'leadership',
+      'vote',
+      '2 jobs',
+      '1 upload',
+    ]);
+    expect(found({ votes: true, waiting_for: ['it has a vote'] })).toMatchObject({
+      tone: 'quiet',
+      detail: 'Left to hand over: vote.',
+    });
+    expect(found({ waiting_for: ['node 1 has to look once more'] })?.detail).toContain('Others look');
+  });
+
+  it('asks for help when it goes no further by itself', () => {
+    expect(found({ groups: 1024, stuck: 'add a node first', waiting_for: ['add a node first'] })).toEqual({
+      tone: 'warn',
+      title: 'node-2 cannot hand over its blocks',
+      detail: 'Add a node first.',
+    });
+  });
+
+  it('says when the node can be removed', () => {
+    expect(found({})).toMatchObject({ tone: 'quiet', title: 'node-2 can be removed' });
   });
 });
 

@@ -2,7 +2,7 @@
  * The state of the cluster in a few sentences, problems first. Pure.
  */
 import { count, plural, span } from './format';
-import type { Cluster, ClusterNode, NodeStatus, ServerFinding } from './types';
+import type { Cluster, ClusterNode, Drain, NodeStatus, ServerFinding } from './types';
 
 export type Tone = 'good' | 'warn' | 'bad' | 'quiet';
 
@@ -63,16 +63,15 @@ export function findings(cluster: Cluster): Finding[] {
       });
     }
   }
-  const leaving = cluster.nodes.filter((node) => node.status === 'draining' || node.status === 'maintenance');
-  for (const node of leaving) {
-    found.push({
-      tone: 'quiet',
-      title: node.status === 'draining' ? `${node.name} is being drained` : `${node.name} is in maintenance`,
-      detail:
-        node.status === 'draining'
-          ? 'Its copies move to other nodes.'
-          : 'Its copies stay where they are for now.',
-    });
+  for (const node of cluster.nodes) {
+    if (node.status === 'draining') found.push(leaving(node));
+    if (node.status === 'maintenance') {
+      found.push({
+        tone: 'quiet',
+        title: `${node.name} is in maintenance`,
+        detail: 'Its copies stay where they are for now.',
+      });
+    }
   }
   for (const finding of cluster.findings ?? []) {
     if (!TOLD_HERE.has(finding.code)) {
@@ -80,6 +79,46 @@ export function findings(cluster: Cluster): Finding[] {
     }
   }
   return found.sort((a, b) => RANK[a.tone] - RANK[b.tone]);
+}
+
+function leaving({ name, drain }: ClusterNode): Finding {
+  if (!drain)
+    return { tone: 'quiet', title: `${name} is being drained`, detail: 'Its copies move to other nodes.' };
+  if (drain.stuck !== null) {
+    return {
+      tone: 'warn',
+      title: `${name} cannot hand over its blocks`,
+      detail: `${sentence(drain.stuck)}.`,
+    };
+  }
+  if (isDrained(drain)) {
+    return { tone: 'quiet', title: `${name} can be removed`, detail: 'It has handed over everything.' };
+  }
+  const items = drainItems(drain);
+  const detail =
+    items.length > 0
+      ? `Left to hand over: ${items.join(', ')}.`
+      : 'Others look whether they have all of its blocks.';
+  return { tone: 'quiet', title: `${name} is being drained`, detail };
+}
+
+/** Whether the node has nothing left that is its alone. */
+export function isDrained(drain: Drain): boolean {
+  return drain.waiting_for.length === 0;
+}
+
+/** What the node has yet to hand over, in a few words each. */
+export function drainItems(drain: Drain): string[] {
+  const items: string[] = [];
+  if (drain.groups > 0) items.push(`${plural(drain.groups, 'group')} of blocks`);
+  if (drain.copies_missing !== null && drain.copies_missing > 0) {
+    items.push(drain.copies_missing === 1 ? '1 copy' : `${count(drain.copies_missing)} copies`);
+  }
+  if (drain.leads) items.push('leadership');
+  if (drain.votes) items.push('vote');
+  if (drain.jobs > 0) items.push(plural(drain.jobs, 'job'));
+  if (drain.uploads > 0) items.push(plural(drain.uploads, 'upload'));
+  return items;
 }
 
 /** What the sentences above say already, in the words of this page. */
@@ -99,7 +138,7 @@ const TONES: Record<ServerFinding['severity'], Tone> = { critical: 'bad', warnin
 
 const RANK: Record<Tone, number> = { bad: 0, warn: 1, quiet: 2, good: 3 };
 
-function sentence(text: string): string {
+export function sentence(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 

@@ -92,6 +92,24 @@ export interface ClusterNode {
   /** Null or 0 where the node has not said. */
   capacity_bytes: number | null;
   last_seen_seconds: number | null;
+  /** Only while it is being drained. */
+  drain?: Drain;
+}
+
+/** What a node that is being drained has yet to hand over. */
+export interface Drain {
+  /** Placement groups that the layout gives it. */
+  groups: number;
+  /** Copies that other nodes have yet to make; null while that is not known. */
+  copies_missing: number | null;
+  leads: boolean;
+  votes: boolean;
+  jobs: number;
+  uploads: number;
+  /** Why its blocks are not moved, until somebody does something about it. */
+  stuck: string | null;
+  /** Why it cannot be removed yet, in sentences; empty when it can. */
+  waiting_for: string[];
 }
 
 export interface Repair {

@@ -1,6 +1,6 @@
 //! The cluster on a terminal: problems first, then what there is.
 
-use gateway::api::{self, Drain, Finding, Severity};
+use gateway::api::{self, Finding, Severity};
 
 use super::super::output;
 use crate::founding::NO_CLUSTER;
@@ -15,11 +15,6 @@ pub(super) fn page(cluster: &api::Cluster) -> String {
         lines.push(output::good("All is well."));
     }
     lines.extend(cluster.findings.iter().map(headline));
-    for node in &cluster.nodes {
-        if let Some(drain) = &node.drain {
-            lines.push(format!("  node {} ({}): {}", node.id, node.name, drain_words(drain)));
-        }
-    }
     if !cluster.findings.is_empty() {
         lines.push("  `reelraft cluster doctor` says what to do.".to_owned());
     }
@@ -65,15 +60,6 @@ pub(super) fn diagnosis(cluster: &api::Cluster) -> String {
         .map(|finding| format!("{}\n    {} [{}]", headline(finding), finding.remedy, finding.code))
         .collect();
     lines.join("\n")
-}
-
-/// How far a drain is.
-fn drain_words(drain: &Drain) -> String {
-    if drain.waiting_for.is_empty() {
-        "all is handed over, it can be removed".to_owned()
-    } else {
-        drain.waiting_for.join("; ")
-    }
 }
 
 /// Whether somebody has to do something.
