@@ -14,7 +14,7 @@
 //! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -115,7 +115,8 @@ impl DataDir {
     /// When another process has it, or when it cannot be written.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         refuse_foreign(path)?;
-        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("create {}{}", path.display(), whose(path)))?;
         let path = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
         // The catalog has the key of the cluster's authority: whoever can read it can become a member.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
@@ -339,7 +340,10 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("look into {}", path.display())),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("look into {}{}", path.display(), whose(path)));
+        }
     };
     for entry in entries {
         let name = entry.with_context(|| format!("look into {}", path.display()))?.file_name();
@@ -351,6 +355,18 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Who would have to start the node on this directory, where that is somebody else.
+fn whose(path: &Path) -> String {
+    let owner = path.ancestors().find_map(|path| fs::metadata(path).ok()).map(|about| about.uid());
+    let me = rustix::process::getuid().as_raw();
+    match owner {
+        Some(owner) if owner != me => {
+            format!(" as user {me} (user {owner} owns it or what is above it)")
+        }
+        Some(_) | None => String::new(),
+    }
 }
 
 /// What a removed node says, now and whenever it is started again.

@@ -74,6 +74,11 @@ impl Api {
                     "nobody answers on {}: is a node running there? --url or REELRAFT_URL names another one",
                     self.base
                 )
+            } else if error.is_request() && !error.is_timeout() {
+                anyhow::Error::new(error).context(format!(
+                    "talk to {}: is it the HTTP port of a node, and not its RPC port",
+                    self.base
+                ))
             } else {
                 anyhow::Error::new(error).context(format!("talk to {}", self.base))
             }
