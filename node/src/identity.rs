@@ -94,8 +94,9 @@ const LOCK_FILE: &str = "lock";
 const PID_FILE: &str = "pid";
 const REMOVED_FILE: &str = "removed";
 
-/// All that a node has in its directory, and what a file system may have in its root.
-const ENTRIES: [&str; 10] = [
+/// All that a node has in its directory, its configuration where people keep it beside the data (as `reelraft dev` does), and
+/// what a file system may have in its root.
+const ENTRIES: [&str; 11] = [
     IDENTITY_FILE,
     LOCK_FILE,
     PID_FILE,
@@ -103,6 +104,7 @@ const ENTRIES: [&str; 10] = [
     "admin.sock",
     "content",
     "lost+found",
+    "node.toml",
     "raft",
     "state",
     "tls",

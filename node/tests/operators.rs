@@ -74,10 +74,13 @@ fn operator(node: &Node, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Whether an operator was told to try again: on a busy machine somebody else may have to lead in between.
+/// Whether an operator was told something that passes: on a busy machine somebody else may have to lead in between, or a node
+/// has not heard yet that another one holds nothing.
 fn passes(refused: &Output) -> bool {
     let said = error_of(refused);
-    said.contains("may be repeated") || said.contains("not known to be the newest")
+    ["may be repeated", "not known to be the newest", "look once more", "has not said yet"]
+        .iter()
+        .any(|passing| said.contains(passing))
 }
 
 /// An operator who tries again when they are told to. Returns what they were told in the end.
@@ -141,7 +144,10 @@ fn two_operators_at_once_found_one_cluster_admit_one_node_and_remove_one() {
         assert!(error_of(output).contains("removed from the cluster already"), "{conflict:?}");
     }
     let removed = insist(one, &["node", "remove", "4"]);
-    assert!(error_of(&removed).contains("already"), "{conflict:?}, {removed:?}");
+    assert!(
+        removed.status.success() || error_of(&removed).contains("removed from the cluster already"),
+        "{conflict:?}, {removed:?}"
+    );
     wait_for("the removed node to end", || fourth.process.exited());
     wait_until_agreed(&[one, two, three], &[1, 2, 3], &[1, 2, 3]);
     // What the log says came last was refused.
