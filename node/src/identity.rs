@@ -167,6 +167,12 @@ impl DataDir {
         is_file(LOCK_FILE) || is_file(IDENTITY_FILE)
     }
 
+    /// Whether it says which node it belongs to.
+    #[must_use]
+    pub fn has_identity(path: &Path) -> bool {
+        path.join(IDENTITY_FILE).exists()
+    }
+
     /// Why the node of this directory must not run any more, if that is so.
     #[must_use]
     pub fn ended_because(path: &Path) -> Option<String> {

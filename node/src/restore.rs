@@ -54,6 +54,7 @@ pub async fn restore<R: Read>(
     // Held to the end: nobody may start the old node while its blocks move.
     let old = blocks.map(DataDir::open_present).transpose()?;
     let data_dir = DataDir::open(to)?;
+    refuse_leftovers(&data_dir)?;
     let (cluster_id, now) = (random_id(), SystemTime::now());
     let authority = Authority::create(cluster_id, now)?;
     let key = data_dir.tls().key()?;
@@ -110,6 +111,7 @@ pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Reco
             format!("{} belongs to no node: there is nothing to recover", from.display())
         })?;
         let new = DataDir::open(to)?;
+        refuse_leftovers(&new)?;
         ensure!(
             new.identity()?.is_none(),
             "{} belongs to a node already: recover to an empty directory",
@@ -140,6 +142,19 @@ pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Reco
     old.close();
     fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     Ok(Recovered { old: identity, index, decided, restored })
+}
+
+/// What an attempt that broke off has left is nobody's. Only its blocks are worth anything.
+fn refuse_leftovers(new: &DataDir) -> anyhow::Result<()> {
+    let left = !files::is_empty(&new.state())? || !files::is_empty(&new.raft())?;
+    ensure!(
+        !left || DataDir::has_identity(new.path()),
+        "{0} is left from an attempt that broke off: move {1}, if it is there, back to where it came from, delete {0}, and repeat \
+         this",
+        new.path().display(),
+        new.content().display()
+    );
+    Ok(())
 }
 
 /// Finds out before anything is written what would keep the blocks from being moved.

@@ -180,3 +180,16 @@ async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
     propose(&consensus, create(5)).await;
     consensus.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_off_says_what_to_do_with_what_it_left() {
+    let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    DataDir::open(old.path())
+        .unwrap()
+        .adopt(&Identity::new(OLD.cluster_id, OLD.node_id, Vec::new()))
+        .unwrap();
+    fs::create_dir(new.path().join("state")).unwrap();
+    fs::write(new.path().join("state/CURRENT"), b"half").unwrap();
+    let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
+    assert!(error.contains("broke off") && error.contains("content"), "{error}");
+}
