@@ -2,7 +2,8 @@
 //!
 //! Each node is one `reelraft serve` with its own data directory and its own ports, started and killed one by one; what they
 //! print goes to a log file beside their data, of which the end is shown when a test fails. They listen on this machine's
-//! loopback, or each on a host of its own in a [`Network`] that can be cut.
+//! loopback, or each on a host of its own in a [`Network`] that can be cut. Each may have a [`Clock`] that can be wrong, and a
+//! [`Disk`] that can be full.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,6 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::faults::{self, Fault};
 use crate::network::Network;
 use crate::wait;
@@ -42,6 +45,8 @@ pub struct Node {
     pub rpc_port: u16,
     folder: PathBuf,
     process: Option<Child>,
+    clock: Option<Clock>,
+    disks: Vec<Disk>,
 }
 
 impl Node {
@@ -74,6 +79,33 @@ impl Node {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// Its wall clock, where it has one of its own.
+    ///
+    /// # Errors
+    /// When it goes by this machine's.
+    pub fn clock(&self) -> Result<&Clock> {
+        self.clock.as_ref().context("the node has no clock of its own")
+    }
+
+    /// Puts this part of its data, or all of them (`""`), on a disk of its own.
+    ///
+    /// # Errors
+    /// When it runs, or that cannot be done.
+    pub fn put_on_a_disk(&mut self, part: &str) -> Result<()> {
+        ensure!(self.process.is_none(), "node {} runs", self.number);
+        let folder = if part.is_empty() { self.data() } else { self.data().join(part) };
+        self.disks.push(Disk::below(&folder)?);
+        Ok(())
+    }
+
+    /// The disk that was made for it last.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disks.last().context("the node has no disk of its own")
     }
 
     /// The children of its process: the media workers.
@@ -118,6 +150,7 @@ impl Node {
             .env("REELRAFT_RPC_LISTEN", format!("{}:{}", self.address, self.rpc_port))
             .envs(settings.iter().copied())
             .env("NO_COLOR", "1")
+            .envs(self.clock.iter().flat_map(Clock::variables))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -167,9 +200,20 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     binary: PathBuf,
     settings: Vec<(&'static str, &'static str)>,
-    network: Option<Network>,
+    ground: Ground,
     // Removed last.
     folder: TempDir,
+}
+
+/// What the nodes stand on: this machine as it is, unless something is said here.
+#[derive(Debug, Default)]
+pub struct Ground {
+    /// Each node is on a host of its own.
+    pub network: Option<Network>,
+    /// Each node has a clock of its own.
+    pub clocks: bool,
+    /// Each node has a disk of its own.
+    pub disks: bool,
 }
 
 impl Cluster {
@@ -179,15 +223,15 @@ impl Cluster {
     /// # Errors
     /// When that does not happen in time.
     pub async fn start_with(count: usize, settings: &Settings) -> Result<Self> {
-        Self::start_on(None, count, settings).await
+        Self::start_on(Ground::default(), count, settings).await
     }
 
-    async fn start_on(network: Option<Network>, count: usize, settings: &Settings) -> Result<Self> {
+    async fn start_on(ground: Ground, count: usize, settings: &Settings) -> Result<Self> {
         let mut cluster = Self {
             nodes: Vec::new(),
             binary: binary()?,
             settings: settings.to_vec(),
-            network,
+            ground,
             folder: TempDir::with_prefix("reelraft-chaos-").context("make a folder")?,
         };
         cluster.spawn(count)?;
@@ -212,20 +256,29 @@ impl Cluster {
         self.let_join(member, first).await
     }
 
-    /// Starts the processes of further nodes.
-    fn spawn(&mut self, count: usize) -> Result<()> {
+    /// Starts the processes of further nodes, which belong to no cluster yet.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn spawn(&mut self, count: usize) -> Result<()> {
         let ports = free_ports(count * 2)?;
         for ports in ports.chunks_exact(2) {
             let number = self.nodes.len() + 1;
             let folder = self.folder.path().join(format!("node-{number}"));
             std::fs::create_dir(&folder)?;
             let (http_port, rpc_port) = (ports[0], ports[1]);
-            let address = match &self.network {
+            let address = match &self.ground.network {
                 Some(network) => network.address(number - 1),
                 None => Ipv4Addr::LOCALHOST,
             };
-            let mut node = Node { number, address, http_port, rpc_port, folder, process: None };
-            node.start(&self.binary, &self.settings, self.network.as_ref())?;
+            let clock = self.ground.clocks.then(|| Clock::new(&folder)).transpose()?;
+            let (process, disks) = (None, Vec::new());
+            let mut node =
+                Node { number, address, http_port, rpc_port, folder, process, clock, disks };
+            if self.ground.disks {
+                node.put_on_a_disk("")?;
+            }
+            node.start(&self.binary, &self.settings, self.ground.network.as_ref())?;
             self.nodes.push(node);
         }
         Ok(())
@@ -233,7 +286,10 @@ impl Cluster {
 
     /// Lets the nodes from place `first` on join through the one at place `member`, in the order of their numbers, and waits
     /// until all have their part.
-    async fn let_join(&self, member: usize, first: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub async fn let_join(&self, member: usize, first: usize) -> Result<()> {
         let (member, others) = (&self.nodes[member], &self.nodes[first..]);
         if !others.is_empty() {
             let uses = others.len().to_string();
@@ -264,6 +320,7 @@ impl Cluster {
             .args(arguments)
             .arg("--data-dir")
             .arg(node.data())
+            .envs(node.clock.iter().flat_map(Clock::variables))
             .kill_on_drop(true)
             .output()
             .await?;
@@ -373,12 +430,12 @@ impl Cluster {
     /// Waits until a node has ended by itself.
     ///
     /// # Errors
-    /// When it does not run, or goes on running.
-    pub async fn ends_by_itself(&mut self, place: usize) -> Result<ExitStatus> {
+    /// When it does not run, or goes on running for longer than `limit`.
+    pub async fn ends_by_itself(&mut self, place: usize, limit: Duration) -> Result<ExitStatus> {
         let node = &mut self.nodes[place];
         let mut process =
             node.process.take().with_context(|| format!("node {} does not run", node.number))?;
-        let ended = wait::until("a node ends by itself", GONE_WITHIN, || {
+        let ended = wait::until("a node ends by itself", limit, || {
             std::future::ready(process.try_wait().map_err(Into::into))
         })
         .await;
@@ -393,7 +450,8 @@ impl Cluster {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn restart(&mut self, place: usize) -> Result<()> {
-        self.nodes[place].start(&self.binary, &self.settings, self.network.as_ref())
+        let network = self.ground.network.as_ref();
+        self.nodes[place].start(&self.binary, &self.settings, network)
     }
 
     /// The network that the nodes have to themselves, one host for each in the order of [`Self::nodes`].
@@ -401,7 +459,7 @@ impl Cluster {
     /// # Errors
     /// When they share this machine's.
     pub fn network(&mut self) -> Result<&mut Network> {
-        self.network.as_mut().context("the nodes have no network of their own")
+        self.ground.network.as_mut().context("the nodes have no network of their own")
     }
 
     /// The nodes that run.
@@ -474,8 +532,21 @@ pub async fn scenario_apart(
     nodes: usize,
     run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<()> {
-    let network = Network::new(nodes)?;
-    play(Cluster::start_on(Some(network), nodes, &[]).await?, run).await
+    let ground = Ground { network: Some(Network::new(nodes)?), ..Ground::default() };
+    scenario_on(ground, nodes, &[], run).await
+}
+
+/// As [`scenario_with`], on other ground.
+///
+/// # Errors
+/// Those of the scenario.
+pub async fn scenario_on(
+    ground: Ground,
+    nodes: usize,
+    settings: &Settings,
+    run: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) -> Result<()> {
+    play(Cluster::start_on(ground, nodes, settings).await?, run).await
 }
 
 #[allow(clippy::print_stderr, reason = "whoever reads the failed test needs the logs")]

@@ -5,8 +5,8 @@
 //! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
 //! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
 //! upload, the [`faults`], and the [`outcome`] that every video must have. For the catalog there are the [`workload`] of many
-//! writers and readers, the [`history`] of what they were told with its checker, the comparison of [`catalogs`], and a [`network`]
-//! whose cables can be cut.
+//! writers and readers, the [`history`] of what they were told with its checker, the comparison of [`catalogs`], a [`network`] whose
+//! cables can be cut, a [`clock`] that can be wrong, and a [`disk`] that can be full.
 //!
 //! # Rules
 //!
@@ -17,7 +17,9 @@
 pub mod catalogs;
 pub mod client;
 pub mod clips;
+pub mod clock;
 pub mod cluster;
+pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod network;

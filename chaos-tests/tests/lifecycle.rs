@@ -27,6 +27,9 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 /// A video of some seconds is made by then, beside everything else.
 const MADE_WITHIN: Duration = Duration::from_secs(60);
 
+/// A node that is removed is told so within seconds, and ends.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
 /// Writes that have to succeed between two restarts.
 const BETWEEN_RESTARTS: usize = 20;
 
@@ -130,10 +133,10 @@ async fn three_become_five_become_three_while_people_upload() -> Result<()> {
                 operate(cluster, &["node", "remove", &id], stays).await.map(Some)
             })
             .await?;
-            let status = cluster.ends_by_itself(place).await?;
+            let status = cluster.ends_by_itself(place, ENDED_WITHIN).await?;
             ensure!(!status.success(), "it ended with {status}");
             cluster.restart(place)?;
-            let status = cluster.ends_by_itself(place).await?;
+            let status = cluster.ends_by_itself(place, ENDED_WITHIN).await?;
             ensure!(!status.success(), "it was started again and ended with {status}");
             let said = cluster.nodes[place].printed()?;
             ensure!(said.contains("was removed from its cluster"), "{said}");

@@ -5,6 +5,10 @@
 //! that hour: no lease would expire, no pause would end. So a leader's time is its wall clock or, if that is higher, the
 //! catalog's clock plus what has passed since: it may be ahead of the world, but it goes.
 //!
+//! Everybody else goes by that clock too, where it matters what time it is for the cluster: whether a lease is over, until
+//! when a token is good. A node that does not lead cannot read it, but knows what was stamped last and how long ago it heard
+//! of that ([`FollowedClock`]). Its own wall clock may be hours off, and does not count.
+//!
 //! What is pure of that is here. Reading the clocks is the caller's business: the wall clock, which people and NTP set, and
 //! one that only counts what passes.
 
@@ -60,6 +64,30 @@ impl LeaderClock {
     }
 }
 
+/// The clock of the leader, as a node knows it that applies what the leader has stamped: behind it by what a command takes
+/// to come here, and no more as long as the leader stays the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FollowedClock {
+    /// What the catalog's clock showed last, and when that was learnt, by the monotonic clock.
+    last: Option<(u64, u64)>,
+}
+
+impl FollowedClock {
+    /// Takes over the catalog's clock when it has gone on.
+    pub fn learn(&mut self, catalog_ms: u64, monotonic_ms: u64) {
+        if self.last.is_none_or(|(last_ms, _)| catalog_ms > last_ms) {
+            self.last = Some((catalog_ms, monotonic_ms));
+        }
+    }
+
+    /// Milliseconds since 1970, for the cluster.
+    #[must_use]
+    pub fn now_ms(&self, monotonic_ms: u64) -> u64 {
+        let Some((catalog_ms, learnt_ms)) = self.last else { return 0 };
+        catalog_ms.saturating_add(monotonic_ms.saturating_sub(learnt_ms))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -107,7 +135,37 @@ mod tests {
         assert_eq!(clock.stamp_ms(at(2, 30, 40), || 90_000), 90_000);
     }
 
+    #[test]
+    fn between_two_commands_time_goes_on_for_those_who_follow() {
+        let mut clock = FollowedClock::default();
+        clock.learn(50_000, 10);
+        assert_eq!(clock.now_ms(10), 50_000);
+        assert_eq!(clock.now_ms(1_010), 51_000);
+        // Another leader has not counted what passed between the two.
+        clock.learn(50_200, 1_010);
+        assert_eq!(clock.now_ms(1_030), 50_220);
+        // An older command, such as one of those that are applied again after a start.
+        clock.learn(40_000, 1_040);
+        assert_eq!(clock.now_ms(1_050), 50_240);
+    }
+
     proptest! {
+        #[test]
+        fn who_follows_is_never_ahead_of_who_leads(
+            steps in prop::collection::vec((0_u64..10_000, 0_u64..300, 0_u64..50), 1..50),
+        ) {
+            let (mut leader, mut follower) = (LeaderClock::default(), FollowedClock::default());
+            let (mut monotonic_ms, mut catalog_ms) = (0, 0);
+            for (wall_ms, passed_ms, way_ms) in steps {
+                monotonic_ms += passed_ms;
+                let stamp = leader.stamp_ms(at(1, wall_ms, monotonic_ms), || catalog_ms);
+                prop_assert!(follower.now_ms(monotonic_ms) <= stamp);
+                catalog_ms = stamp;
+                monotonic_ms += way_ms;
+                follower.learn(stamp, monotonic_ms);
+            }
+        }
+
         #[test]
         fn within_a_term_time_passes_and_is_never_behind(
             steps in prop::collection::vec((0_u64..10_000, 0_u64..300, 0_u64..10_000), 1..50),

@@ -29,8 +29,9 @@ pub use request::{RequestError, SigningRequest};
 /// How long a node's certificate is good for, unless the configuration says otherwise.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// Certificates are good from this long before they are signed: the clocks of two machines differ.
-pub const BACKDATE: Duration = Duration::from_secs(60 * 60);
+/// Certificates are good from this long before they are signed: the clocks of two machines differ, by hours when one of them
+/// was set by the time of another zone.
+pub const BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why there is no certificate, or no authority.
 #[derive(Debug, thiserror::Error)]

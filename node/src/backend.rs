@@ -212,14 +212,14 @@ fn observe(member: &Member) -> ClusterObservation {
         })
         .into_iter()
         .collect();
-    let now_ms = now_ms();
+    let (now_ms, cluster_ms) = (now_ms(), member.consensus().clock().now_ms());
     let newest = *member.consensus().applied().borrow();
     for row in rows {
         let own = row.id == member.id();
         let seen = member.observer().observe(row.id);
         let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
         let in_consensus = raft.voters.contains(&row.id) || raft.learners.contains(&row.id);
-        let status = match planned(seen.status, members.get(&row.id), now_ms) {
+        let status = match planned(seen.status, members.get(&row.id), cluster_ms) {
             NodeStatus::Up if !in_consensus || awaits_blocks(&row, &layout) => NodeStatus::Joining,
             status @ (NodeStatus::Joining
             | NodeStatus::Up
@@ -254,7 +254,7 @@ fn observe(member: &Member) -> ClusterObservation {
             version: row.version.clone(),
             lag: newest.saturating_sub(said.applied_index),
             disk: said.disk,
-            clock_skew: seen.clock_skew,
+            clock_ahead_ms: seen.clock_ahead_ms,
             certificate_left: said
                 .certificate_ends_ms
                 .map(|ends_ms| Duration::from_millis(ends_ms.saturating_sub(now_ms))),

@@ -114,6 +114,12 @@ impl CertificateFacts {
         })
     }
 
+    /// Whether others take it at that time.
+    #[must_use]
+    pub fn is_good_at(&self, time: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&time)
+    }
+
     /// When the node asks for the next one: after two thirds of its life.
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {

@@ -54,8 +54,9 @@ pub struct NodeFacts {
     pub lag: u64,
     /// Free and total bytes of the file system that holds its data.
     pub disk: Option<Space>,
-    /// How far its clock is from the asking node's, beyond what the time of the message explains.
-    pub clock_skew: Option<Duration>,
+    /// By how many milliseconds its clock is ahead of the asking node's, or behind it if negative, beyond what the time of the
+    /// message explains.
+    pub clock_ahead_ms: Option<i64>,
     /// Until its certificate ends.
     pub certificate_left: Option<Duration>,
     /// What keeps it from storing its blocks, in its own words.
@@ -93,10 +94,10 @@ pub fn examine(facts: &ClusterFacts) -> Vec<Finding> {
     for node in &facts.nodes {
         presence(node, &mut findings);
         disk(node, &mut findings);
-        clock(node, &mut findings);
         progress(node, &mut findings);
         certificate(node, facts.certificate_life, &mut findings);
     }
+    clocks(facts, &mut findings);
     versions(facts, &mut findings);
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -292,15 +293,39 @@ fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
     ));
 }
 
-fn clock(node: &NodeFacts, findings: &mut Vec<Finding>) {
-    let Some(skew) = node.clock_skew.filter(|skew| *skew >= CLOCK_SKEW_WARNING) else { return };
-    findings.push(finding(
-        if skew >= CLOCK_SKEW_CRITICAL { Severity::Critical } else { Severity::Warning },
-        "clock_skew",
-        Some(node),
-        format!("has a clock that is {:.1} s off", skew.as_secs_f64()),
-        "Let chrony or systemd-timesyncd keep the clocks of all machines.",
-    ));
+/// Whose clock is wrong: the one of the node that asks may be, so all are compared with what most of them show.
+fn clocks(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    let heard = |node: &&NodeFacts| node.heard == NodeStatus::Up;
+    let shown: Vec<_> = facts
+        .nodes
+        .iter()
+        .filter(heard)
+        .filter_map(|node| Some((node, node.clock_ahead_ms?)))
+        .collect();
+    let right_ms = middle(shown.iter().map(|(_, ahead_ms)| *ahead_ms).collect());
+    for (node, ahead_ms) in shown {
+        let off = Duration::from_millis(ahead_ms.abs_diff(right_ms));
+        if off < CLOCK_SKEW_WARNING {
+            continue;
+        }
+        let direction = if ahead_ms > right_ms { "ahead" } else { "behind" };
+        findings.push(finding(
+            if off >= CLOCK_SKEW_CRITICAL { Severity::Critical } else { Severity::Warning },
+            "clock_skew",
+            Some(node),
+            format!("has a clock that is {:.1} s {direction}", off.as_secs_f64()),
+            "Let chrony or systemd-timesyncd keep the clocks of all machines.",
+        ));
+    }
+}
+
+/// What as many clocks are ahead of as are behind it. Of two that are as good, the one that is closer to the clock of whoever
+/// asks.
+fn middle(mut ahead_ms: Vec<i64>) -> i64 {
+    ahead_ms.sort_unstable();
+    let count = ahead_ms.len();
+    let middle = ahead_ms.get(count.saturating_sub(1) / 2..=count / 2).unwrap_or_default();
+    middle.iter().copied().min_by_key(|ahead_ms| ahead_ms.unsigned_abs()).unwrap_or(0)
 }
 
 fn progress(node: &NodeFacts, findings: &mut Vec<Finding>) {
@@ -361,7 +386,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             lag: 0,
             disk: Some(Space { free_bytes: 500 << 30, total_bytes: 1000 << 30 }),
-            clock_skew: Some(Duration::from_millis(3)),
+            clock_ahead_ms: Some(3),
             certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
             trouble: None,
             drain: None,
@@ -420,7 +445,7 @@ mod tests {
                 facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 0 });
             }),
             (&["clock_skew"], |facts| {
-                facts.nodes[1].clock_skew = Some(Duration::from_millis(700));
+                facts.nodes[1].clock_ahead_ms = Some(-700);
             }),
             (&["node_behind"], |facts| facts.nodes[1].lag = 1_000_000),
             (&["certificate_ending"], |facts| {
@@ -457,6 +482,31 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_of_whoever_asks_may_be_the_wrong_one() {
+        let of = |ahead_ms: [Option<i64>; 3]| {
+            let mut facts = healthy();
+            for (node, ahead_ms) in facts.nodes.iter_mut().zip(ahead_ms) {
+                node.clock_ahead_ms = ahead_ms;
+            }
+            let findings = examine(&facts).into_iter();
+            findings.map(|finding| finding.summary).collect::<Vec<_>>()
+        };
+        let hour = 3_600_000;
+        let one = "node 1 (node-1) has a clock that is 3600.0 s ahead";
+        assert_eq!(of([Some(0), Some(-hour), Some(-hour)]), [one]);
+        let one = "node 1 (node-1) has a clock that is 3600.0 s behind";
+        let three = "node 3 (node-3) has a clock that is 3600.0 s ahead";
+        assert_eq!(of([Some(0), Some(hour), Some(2 * hour)]), [one, three]);
+        // Of two nobody can say which is wrong, so it is the other one.
+        assert_eq!(of([Some(0), None, Some(hour)]), [three]);
+        assert_eq!(of([Some(0), Some(0), Some(hour)]), [three]);
+        let mut facts = healthy();
+        facts.nodes[2].clock_ahead_ms = Some(hour);
+        fall(&mut facts.nodes[2], NodeStatus::Dead);
+        assert!(examine(&facts).iter().all(|finding| finding.code != "clock_skew"), "long ago");
+    }
+
+    #[test]
     fn a_voter_that_is_away_for_maintenance_is_away() {
         let codes = found(|facts| {
             facts.nodes[1].status = NodeStatus::Maintenance;
@@ -485,7 +535,7 @@ mod tests {
         let codes = found(|facts| {
             facts.nodes[0].version = "1.1.0".to_owned();
             fall(&mut facts.nodes[1], NodeStatus::Down);
-            facts.nodes[2].clock_skew = Some(Duration::from_secs(1));
+            facts.nodes[2].clock_ahead_ms = Some(1_000);
         });
         assert_eq!(codes, ["node_down", "no_spare_voter", "clock_skew", "versions_differ"]);
     }

@@ -5,6 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// What to do about a disk that is full.
+pub(crate) const REMEDY_FOR_FULL_DISK: &str = "The disk is full: make room on it, then start this node again. Nothing that was \
+                                               acknowledged is lost";
+
+/// Whether an error is about that. RocksDB passes on what the kernel said, and nothing else that could be recognized.
+pub(crate) fn says_disk_is_full(error: &str) -> bool {
+    error.contains("No space left")
+}
+
 /// Writes a small file whole or not at all, and so that it is there after a power cut: temporary file, fsync, rename, fsync
 /// of the directory. Its owner alone can read it.
 ///

@@ -13,7 +13,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 use cluster::ids::NodeId;
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::authority::fingerprint;
-use crate::credentials::{Credentials, TlsDir};
+use crate::credentials::{CertificateFacts, Credentials, TlsDir};
 use crate::identity::{Identity, Peer};
 use crate::rpc::{self, tls};
 use crate::run::Daemon;
@@ -140,6 +140,7 @@ pub async fn join(daemon: &Arc<Daemon>, token: &str, to: &str) -> Result<Identit
         capacity_bytes: node.capacity_bytes,
     };
     let (reply, authority) = ask(&token, to, request).await?;
+    refuse_other_time(&reply, to)?;
     let identity = keep(&tls_dir, &token, reply, authority).map_err(JoinError::Node)?;
     let prepare = || Ok(identity);
     let member = becoming.member(prepare).await.map_err(JoinError::Node)?;
@@ -221,20 +222,30 @@ fn handshake_failed(token: &JoinToken, to: &str, error: &io::Error) -> JoinError
     let rustls::Error::InvalidCertificate(problem) = cause else {
         return JoinError::Untrusted { to, reason };
     };
-    let wrong_time = matches!(
-        problem,
-        CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }
-    );
     if *problem == CertificateError::UnknownIssuer {
         JoinError::OtherCluster { to, cluster_id: hex::encode(token.cluster_id) }
-    } else if wrong_time {
+    } else if tls::is_about_time(error) {
         JoinError::Clock { to, reason }
     } else {
         JoinError::Untrusted { to, reason }
     }
+}
+
+/// Refuses a certificate that nobody would believe now. The node has been admitted, and gets another one when it asks again.
+fn refuse_other_time(reply: &JoinReply, to: &str) -> Result<(), JoinError> {
+    let certificate = CertificateDer::from(reply.certificate.as_ref());
+    let facts =
+        CertificateFacts::read(&certificate).map_err(|error| JoinError::Node(error.into()))?;
+    if facts.is_good_at(SystemTime::now()) {
+        return Ok(());
+    }
+    let time = |time| humantime::format_rfc3339_seconds(time);
+    let reason = format!(
+        "the one that it made for this node is good from {} to {}",
+        time(facts.not_before),
+        time(facts.not_after)
+    );
+    Err(JoinError::Clock { to: to.to_owned(), reason })
 }
 
 /// Checks the answer and keeps what this node will prove itself with.

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::now_ms;
+use crate::raft::ClusterClock;
 
 pub use worker::main as worker_main;
 
@@ -82,18 +82,20 @@ const ENCODE_KINDS: [JobKind; 3] = [JobKind::Audio, JobKind::Piece, JobKind::Thu
 /// The kinds of jobs that take a copy slot.
 const COPY_KINDS: [JobKind; 2] = [JobKind::Prepare, JobKind::Copy];
 
-/// Does jobs until `shutdown`; then kills the children and gives the jobs back. `work` changes whenever there may be jobs to
+/// Does jobs until `shutdown`, with leases by `clock`; then kills the children and gives the jobs back. `work` changes whenever there may be jobs to
 /// claim that were not there before.
 pub async fn run(
     backend: Arc<dyn Backend>,
     work: watch::Receiver<u64>,
     node: NodeId,
+    clock: ClusterClock,
     settings: Settings,
     shutdown: CancellationToken,
 ) {
     let mut media = Media {
         backend,
         node,
+        clock,
         settings,
         running: BTreeMap::new(),
         tasks: JoinSet::new(),
@@ -115,6 +117,7 @@ struct Running {
 struct Media {
     backend: Arc<dyn Backend>,
     node: NodeId,
+    clock: ClusterClock,
     settings: Settings,
     running: BTreeMap<JobId, Running>,
     tasks: JoinSet<JobId>,
@@ -144,7 +147,12 @@ impl Media {
             let kinds = self.free_kinds();
             // The node's own catalog may lag, but it spares the log from questions whose answer is "nothing".
             let catalog = self.backend.catalog();
-            match catalog::has_claimable_job(catalog.as_ref(), self.node, &kinds, now_ms()) {
+            match catalog::has_claimable_job(
+                catalog.as_ref(),
+                self.node,
+                &kinds,
+                self.clock.now_ms(),
+            ) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
@@ -160,8 +168,8 @@ impl Media {
             match self.backend.propose(action).await.map(|applied| applied.reply) {
                 Ok(Reply::Claimed(Some(claim))) => self.start(claim),
                 Ok(_) => {
-                    // Another node was faster, or the clocks differ. Asking again at once would wake this loop by its own
-                    // entry in the log.
+                    // Another node was faster, or there is another leader, whose clock is a little behind. Asking again at
+                    // once would wake this loop by its own entry in the log.
                     self.claim_not_before = Instant::now() + CLAIM_PAUSE;
                     return;
                 }

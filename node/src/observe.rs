@@ -38,6 +38,8 @@ pub struct Observer {
     failure: FailureDetection,
     started: Instant,
     seen: RwLock<BTreeMap<NodeId, Sighting>>,
+    /// Why the last ping failed, of those whose last ping did.
+    failed: RwLock<BTreeMap<NodeId, String>>,
 }
 
 /// The last answer of a node.
@@ -45,7 +47,7 @@ pub struct Observer {
 struct Sighting {
     at: Instant,
     said: Stats,
-    clock_skew: Duration,
+    clock_ahead_ms: i64,
 }
 
 /// What a node says of itself.
@@ -113,14 +115,21 @@ pub struct Observation {
     pub silent_for: Duration,
     /// What it said last; nothing when it has not answered since this process started.
     pub said: Option<Stats>,
-    /// How far its clock is from this node's, beyond what the time of the message explains.
-    pub clock_skew: Option<Duration>,
+    /// By how many milliseconds its clock is ahead of this node's, or behind it if negative, beyond what the time of the
+    /// message explains.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 impl Observer {
     #[must_use]
     pub fn new(peers: Peers, failure: FailureDetection) -> Self {
-        Self { peers, failure, started: Instant::now(), seen: RwLock::default() }
+        Self {
+            peers,
+            failure,
+            started: Instant::now(),
+            seen: RwLock::default(),
+            failed: RwLock::default(),
+        }
     }
 
     /// Whether it makes sense to ask this node for something.
@@ -138,7 +147,7 @@ impl Observer {
                 status: NodeStatus::Up,
                 silent_for: Duration::ZERO,
                 said: None,
-                clock_skew: None,
+                clock_ahead_ms: Some(0),
             };
         }
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +157,7 @@ impl Observer {
             status: status(silent_for, &self.failure),
             silent_for,
             said: sighting.map(|sighting| sighting.said.clone()),
-            clock_skew: sighting.map(|sighting| sighting.clock_skew),
+            clock_ahead_ms: sighting.map(|sighting| sighting.clock_ahead_ms),
         }
     }
 
@@ -181,7 +190,7 @@ impl Observer {
                         gauge!("reelraft_node_silent_seconds", "node" => node.to_string())
                             .set(seen.silent_for.as_secs_f64());
                         if changed(&mut announced, node, seen.status) {
-                            announce(node, &names(node), &seen);
+                            announce(node, &names(node), &seen, &self.why(node));
                         }
                     }
                 }
@@ -211,17 +220,29 @@ impl Observer {
         .context("no answer in time")??
         .into_inner();
         ensure!(!answer.incarnation.is_empty(), "the answer names no incarnation");
-        let clock_skew = clock_skew(asked_ms, answer.time_ms, now_ms());
-        Ok(Answer { said: answer.into(), clock_skew })
+        let clock_ahead_ms = clock_ahead_ms(asked_ms, answer.time_ms, now_ms());
+        Ok(Answer { said: answer.into(), clock_ahead_ms })
+    }
+
+    /// Why a node could not be asked last.
+    fn why(&self, node: NodeId) -> String {
+        let failed = self.failed.read().unwrap_or_else(PoisonError::into_inner);
+        failed.get(&node).cloned().unwrap_or_default()
     }
 
     fn note(&self, node: NodeId, answer: anyhow::Result<Answer>) {
+        let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
         match answer {
-            Ok(Answer { said, clock_skew }) => {
+            Ok(Answer { said, clock_ahead_ms }) => {
+                failed.remove(&node);
                 let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-                seen.insert(node, Sighting { at: Instant::now(), said, clock_skew });
+                seen.insert(node, Sighting { at: Instant::now(), said, clock_ahead_ms });
             }
-            Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "a ping failed"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::debug!(%node, error, "a ping failed");
+                failed.insert(node, error);
+            }
         }
     }
 }
@@ -230,15 +251,15 @@ impl Observer {
 #[derive(Debug)]
 struct Answer {
     said: Stats,
-    clock_skew: Duration,
+    clock_ahead_ms: i64,
 }
 
-/// How far a clock is off that showed `told` between `asked` and `heard` by ours, all in milliseconds. Nothing, when it may
+/// How far a clock is ahead of ours that showed `told` between `asked` and `heard` by ours, all in milliseconds. Nothing, when it may
 /// have shown that at some moment between the two.
-fn clock_skew(asked: u64, told: u64, heard: u64) -> Duration {
-    let ahead = told.saturating_sub(heard);
-    let behind = asked.saturating_sub(told);
-    Duration::from_millis(ahead.max(behind))
+fn clock_ahead_ms(asked: u64, told: u64, heard: u64) -> i64 {
+    let ahead = i64::try_from(told.saturating_sub(heard)).unwrap_or(i64::MAX);
+    let behind = i64::try_from(asked.saturating_sub(told)).unwrap_or(i64::MAX);
+    if ahead > 0 { ahead } else { -behind }
 }
 
 /// Whether a node's status is another one than was announced last; everybody counts as up at first.
@@ -247,12 +268,14 @@ fn changed(announced: &mut BTreeMap<NodeId, NodeStatus>, node: NodeId, status: N
 }
 
 /// Says in the log what became of a node.
-fn announce(node: NodeId, name: &str, seen: &Observation) {
+fn announce(node: NodeId, name: &str, seen: &Observation, why: &str) {
     let silent_seconds = seen.silent_for.as_secs();
     match seen.status {
-        NodeStatus::Down => tracing::warn!(%node, name, silent_seconds, "a node is down"),
-        NodeStatus::Dead => tracing::warn!(%node, name, silent_seconds, "a node is dead"),
-        NodeStatus::Suspect => tracing::info!(%node, name, silent_seconds, "a node is suspect"),
+        NodeStatus::Down => tracing::warn!(%node, name, silent_seconds, why, "a node is down"),
+        NodeStatus::Dead => tracing::warn!(%node, name, silent_seconds, why, "a node is dead"),
+        NodeStatus::Suspect => {
+            tracing::info!(%node, name, silent_seconds, why, "a node is suspect")
+        }
         NodeStatus::Up => tracing::info!(%node, name, "a node is up again"),
         NodeStatus::Joining | NodeStatus::Draining | NodeStatus::Maintenance => {}
     }
@@ -284,7 +307,7 @@ mod tests {
     };
 
     fn answer(said: Stats) -> anyhow::Result<Answer> {
-        Ok(Answer { said, clock_skew: Duration::ZERO })
+        Ok(Answer { said, clock_ahead_ms: 0 })
     }
 
     #[test]
@@ -317,9 +340,9 @@ mod tests {
     #[test]
     fn a_clock_is_off_by_what_the_message_does_not_explain() {
         for (asked, told, heard, off) in
-            [(100, 100, 100, 0), (100, 150, 200, 0), (100, 260, 200, 60), (100, 30, 200, 70)]
+            [(100, 100, 100, 0), (100, 150, 200, 0), (100, 260, 200, 60), (100, 30, 200, -70)]
         {
-            assert_eq!(clock_skew(asked, told, heard), Duration::from_millis(off));
+            assert_eq!(clock_ahead_ms(asked, told, heard), off);
         }
     }
 

@@ -18,6 +18,7 @@
 
 mod announce;
 mod background;
+mod clock;
 mod leadership;
 mod log_store;
 mod membership;
@@ -47,6 +48,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+pub use self::clock::ClusterClock;
 pub use self::leadership::TransferError;
 pub use self::log_store::LogStoreError;
 pub use self::membership::{InitError, Membership, MembershipError, MembershipVersion, Progress};
@@ -93,6 +95,7 @@ struct Inner {
     announcements: Announcements,
     hurry: Hurry,
     threads: Handle,
+    clock: ClusterClock,
     /// Taken when consensus is stopped.
     runtime: Mutex<Option<Runtime>>,
     /// Taken when consensus is stopped.
@@ -170,6 +173,12 @@ impl Consensus {
     #[must_use]
     pub fn work(&self) -> watch::Receiver<u64> {
         self.inner.announcements.work.clone()
+    }
+
+    /// What time it is for the cluster.
+    #[must_use]
+    pub fn clock(&self) -> &ClusterClock {
+        &self.inner.clock
     }
 
     /// Makes a snapshot now, whatever the settings say.

@@ -201,8 +201,16 @@ async fn dial(
 ) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    TlsConnector::from(config).connect(name, stream).await
+    let shaken = TlsConnector::from(config).connect(name, stream).await;
+    shaken.map_err(|error| {
+        if tls::is_about_time(&error) { io::Error::other(WrongTime(error)) } else { error }
+    })
 }
+
+/// A certificate that is not good now: most likely because of a clock.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: are the clocks of both machines right?")]
+struct WrongTime(#[source] io::Error);
 
 #[cfg(test)]
 mod tests;

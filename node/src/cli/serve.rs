@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tracing_subscriber::EnvFilter;
 
 use super::shutdown::Shutdown;
 use crate::config::{self, Config, LogConfig, LogFormat, Override};
+use crate::files::{REMEDY_FOR_FULL_DISK, says_disk_is_full};
 use crate::run;
 
 /// One node. `docs/config.toml` explains each setting.
@@ -85,7 +86,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
     });
     // Whatever still runs has had its time.
     runtime.shutdown_timeout(run::LEFTOVERS_MAX);
-    result
+    result.map_err(with_remedy)
+}
+
+/// Says what to do, where whoever failed cannot know it.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if says_disk_is_full(&text) { anyhow!("{text}. {REMEDY_FOR_FULL_DISK}") } else { error }
 }
 
 impl Args {

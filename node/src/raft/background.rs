@@ -12,7 +12,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Raft;
+use super::state_machine::Failure;
 use super::watchdog::GiveUp;
+use crate::files::{REMEDY_FOR_FULL_DISK, says_disk_is_full};
 use crate::rpc::peers::Peers;
 use crate::state::{StateDb, StateError};
 
@@ -55,25 +57,27 @@ pub(super) fn abort(reason: &str) {
 }
 
 /// Gives up when consensus has failed: it could neither vote nor apply, and everything else here relies on it.
-pub(super) async fn give_up_when_fatal(raft: Raft, give_up: GiveUp) {
+pub(super) async fn give_up_when_fatal(raft: Raft, failure: Failure, give_up: GiveUp) {
     let mut metrics = raft.metrics();
     let failure = loop {
         match &metrics.borrow_and_update().running_state {
             Ok(()) => {}
             Err(Fatal::Stopped) => return,
-            Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) => break error.to_string(),
+            // The library may only have seen that the catalog does not answer any more.
+            Err(error @ (Fatal::StorageError(_) | Fatal::Panicked)) => match failure.get() {
+                Some(failure) => break failure.clone(),
+                None => break error.to_string(),
+            },
         }
         if metrics.changed().await.is_err() {
             return;
         }
     };
-    // RocksDB passes on what the kernel said.
-    let remedy = if failure.contains("No space left") {
-        ". The disk is full: make room on it first; nothing that was acknowledged is lost"
+    if says_disk_is_full(&failure) {
+        give_up(&format!("{failure}. {REMEDY_FOR_FULL_DISK}"));
     } else {
-        ""
-    };
-    give_up(&format!("{failure}{remedy}"));
+        give_up(&failure);
+    }
 }
 
 /// Reads the whole catalog once, and gives up when it is damaged: it would be found out later, by somebody who needs it.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::announcer;
+use super::clock::ClusterClock;
 use super::leadership::Leader;
 use super::log_store::{Disk, LogStore, LogStoreError};
 use super::network::{Hurry, Network};
 use super::propose::Proposer;
 use super::settings::{RaftSettings, SettingsError};
 use super::snapshot::SnapshotStore;
-use super::state_machine::StateMachine;
+use super::state_machine::{Failure, StateMachine};
 use super::types::LogId;
 use super::watchdog::{GiveUp, Watchdog};
 use super::{Consensus, Inner, Raft, background};
@@ -75,8 +76,10 @@ impl Consensus {
         let (announcer, announcements) = announcer();
         let hurry = Hurry::default();
         let applied = announcements.applied.clone();
+        let (clock, failure) = (ClusterClock::new(), Failure::default());
         let starting = runtime.spawn({
             let network = Network::new(peers.clone(), hurry.clone());
+            let (followed, failure) = (clock.clone(), Arc::clone(&failure));
             async move {
                 let state = Arc::new(StateDb::open(&state_dir)?);
                 let snapshots =
@@ -89,7 +92,10 @@ impl Consensus {
                     announcer,
                 )
                 .map_err(io("read how far the catalog has come"))?
-                .with_snapshot_pause(Duration::from_millis(settings.snapshot_pause_ms));
+                .with_snapshot_pause(Duration::from_millis(settings.snapshot_pause_ms))
+                .with_failure(failure)
+                .with_clock(followed)
+                .map_err(io("read what time it is in the catalog"))?;
                 let position = Position {
                     applied: machine.applied(),
                     durable: machine.durable().map_err(io("read how far the catalog has come"))?,
@@ -129,7 +135,7 @@ impl Consensus {
             let give_up = Arc::clone(&give_up);
             move || background::verify_catalog(&state, &stop, &give_up)
         });
-        runtime.spawn(background::give_up_when_fatal(raft.clone(), give_up));
+        runtime.spawn(background::give_up_when_fatal(raft.clone(), failure, give_up));
         runtime.spawn(background::announce_leaders(raft.clone()));
         runtime.spawn(background::learn_addresses(
             raft.clone(),
@@ -148,6 +154,7 @@ impl Consensus {
                 ),
                 leader: Leader::new(&raft),
                 disk,
+                clock,
                 raft,
                 peers,
                 state,

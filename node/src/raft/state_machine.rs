@@ -11,13 +11,13 @@
 //!   differ from the others.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cluster::apply::apply;
-use cluster::codec;
 use cluster::command::Reply;
 use cluster::view::Transaction;
+use cluster::{catalog, codec};
 use futures::{Stream, StreamExt};
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
@@ -26,6 +26,7 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
 
 use super::announce::Announcer;
+use super::clock::ClusterClock;
 use super::log_store::DiskHealth;
 use super::snapshot::{SnapshotStore, StoredSnapshot};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes};
@@ -40,6 +41,9 @@ const DURABLE_KEY: &[u8] = b"durable";
 const BATCH_ENTRIES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// Why the catalog could not be changed, for those who have to say why consensus ended.
+pub(super) type Failure = Arc<OnceLock<String>>;
+
 /// The catalog as consensus sees it.
 pub(super) struct StateMachine {
     state: Arc<StateDb>,
@@ -49,6 +53,8 @@ pub(super) struct StateMachine {
     /// Tells how much of the log is on disk.
     disk: Arc<DiskHealth>,
     announcer: Announcer,
+    clock: ClusterClock,
+    failure: Failure,
     /// Between the beginnings of two snapshots that nobody asked for.
     snapshot_pause: Duration,
     snapshot_begun: Option<Instant>,
@@ -77,6 +83,8 @@ impl StateMachine {
             membership,
             disk,
             announcer,
+            clock: ClusterClock::new(),
+            failure: Failure::default(),
             snapshot_pause: Duration::ZERO,
             snapshot_begun: None,
         })
@@ -85,6 +93,31 @@ impl StateMachine {
     /// Makes snapshots no more often than with this pause.
     pub(super) fn with_snapshot_pause(self, snapshot_pause: Duration) -> Self {
         Self { snapshot_pause, ..self }
+    }
+
+    /// Notes there what could not be done.
+    pub(super) fn with_failure(self, failure: Failure) -> Self {
+        Self { failure, ..self }
+    }
+
+    fn note_failure<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        note(&self.failure, done)
+    }
+
+    /// Sets that clock by what is applied.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub(super) fn with_clock(self, clock: ClusterClock) -> io::Result<Self> {
+        let machine = Self { clock, ..self };
+        machine.set_clock()?;
+        Ok(machine)
+    }
+
+    fn set_clock(&self) -> io::Result<()> {
+        let system = catalog::system(self.state.as_ref()).map_err(io::Error::other)?;
+        self.clock.learn(system.time_ms);
+        Ok(())
     }
 
     /// The last entry in the catalog.
@@ -111,6 +144,7 @@ impl StateMachine {
         let mut transaction = Transaction::new(self.state.as_ref());
         let mut applied = self.applied;
         let mut membership = None;
+        let mut time_ms = 0;
         for (entry, responder) in batch {
             applied = Some(entry.log_id);
             let reply = match entry.payload {
@@ -123,6 +157,7 @@ impl StateMachine {
                              program?"
                         ))
                     })?;
+                    time_ms = time_ms.max(command.time_ms);
                     let outcome =
                         apply(&mut transaction, index, &command).map_err(io::Error::other)?;
                     outcome.reply
@@ -150,6 +185,7 @@ impl StateMachine {
         if let Some(membership) = membership {
             self.membership = membership;
         }
+        self.clock.learn(time_ms);
         self.announcer.batch(applied.map_or(0, |applied| applied.index), &changes);
         for (responder, reply) in answers {
             responder.send(reply);
@@ -205,6 +241,7 @@ pub(super) fn checkpoint_meta(path: &std::path::Path) -> io::Result<SnapshotMeta
 pub(super) struct SnapshotBuilder {
     state: Arc<StateDb>,
     snapshots: Arc<SnapshotStore>,
+    failure: Failure,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -220,7 +257,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             metrics::histogram!("reelraft_raft_snapshot_seconds").record(started.elapsed());
             Ok(built)
         })
-        .await?;
+        .await;
+        let built = note(&self.failure, built)?;
         Ok(Snapshot { meta: built.meta().clone(), snapshot: built })
     }
 }
@@ -244,13 +282,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             bytes += entry_bytes(&entry);
             batch.push((entry, responder));
             if batch.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES_MAX {
-                self.apply_batch(std::mem::take(&mut batch))?;
+                let applied = self.apply_batch(std::mem::take(&mut batch));
+                self.note_failure(applied)?;
                 bytes = 0;
                 // Heartbeats share these threads.
                 tokio::task::yield_now().await;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.apply_batch(batch) }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let applied = self.apply_batch(batch);
+        self.note_failure(applied)
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
@@ -262,6 +305,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Some(SnapshotBuilder {
             state: Arc::clone(&self.state),
             snapshots: Arc::clone(&self.snapshots),
+            failure: Arc::clone(&self.failure),
         })
     }
 
@@ -288,7 +332,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             Ok(kept)
         })
-        .await?;
+        .await;
+        let installed = self.note_failure(installed)?;
         let (applied, membership) = decode_position(
             self.state.meta(APPLIED_KEY).map_err(io::Error::other)?,
             self.state.meta(MEMBERSHIP_KEY).map_err(io::Error::other)?,
@@ -301,6 +346,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         self.applied = applied;
         self.membership = membership;
+        self.set_clock()?;
         self.announcer.everything(applied.map_or(0, |applied| applied.index));
         Ok(())
     }
@@ -313,6 +359,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .current()
             .map(|stored| Snapshot { meta: stored.meta().clone(), snapshot: stored }))
     }
+}
+
+/// Keeps the first failure: the others follow from it.
+fn note<T>(failure: &Failure, done: io::Result<T>) -> io::Result<T> {
+    done.inspect_err(|error| drop(failure.set(error.to_string())))
 }
 
 /// Runs disk work where it may block.

@@ -27,7 +27,6 @@ use super::join::roles_of;
 use crate::authority::fingerprint;
 use crate::founding::NO_CLUSTER;
 use crate::identity::random;
-use crate::now_ms;
 use crate::raft::ProposeError;
 use crate::run::{Daemon, Member};
 use crate::token::JoinToken;
@@ -149,7 +148,8 @@ impl Admin for AdminService {
             id: random(),
             secret: random(),
         };
-        let expires_ms = now_ms().saturating_add(asked.life_ms);
+        let now_ms = member.consensus().clock().now_ms();
+        let expires_ms = now_ms.saturating_add(asked.life_ms);
         let action = Action::MintToken {
             token: TokenId(token.id),
             secret_hash: SecretHash::of(&token.secret),
@@ -173,7 +173,7 @@ impl Admin for AdminService {
         let member = self.member()?;
         let rows = catalog::tokens(member.consensus().catalog().as_ref())
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        let now_ms = now_ms();
+        let now_ms = member.consensus().clock().now_ms();
         let tokens = rows.into_iter().map(|(id, row)| Token {
             token_id: id.0.to_vec().into(),
             roles: row.roles.iter().map(|role| role.name().to_owned()).collect(),

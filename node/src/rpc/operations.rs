@@ -6,7 +6,7 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -31,9 +31,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::admin::{LOOK, actor, ask, refusal_of, refused, words};
+use crate::backup;
 use crate::founding::NO_CLUSTER;
 use crate::run::{Daemon, Member, removal};
-use crate::{backup, milliseconds};
 
 /// The most entries of the audit log in one answer.
 const AUDIT_MAX: u32 = 1000;
@@ -137,8 +137,8 @@ impl Operations for OperationsService {
         let member = self.member()?;
         let actor = actor(request.extensions(), &member);
         let SetMaintenanceRequest { node, length_ms } = request.into_inner();
-        let until_ms =
-            (length_ms > 0).then(|| milliseconds(SystemTime::now()).saturating_add(length_ms));
+        let now_ms = member.consensus().clock().now_ms();
+        let until_ms = (length_ms > 0).then(|| now_ms.saturating_add(length_ms));
         let node = NodeId(node);
         propose(&member, node, Action::SetMaintenance { node, until_ms, actor }).await?;
         Ok(Response::new(SetMaintenanceReply { until_ms: until_ms.unwrap_or(0) }))

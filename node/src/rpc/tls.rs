@@ -11,6 +11,7 @@
 //! - Sessions are never resumed: each connection proves anew who is there, with a certificate that is good now.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -25,7 +26,7 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::authority::names;
 use crate::credentials::{CertificateFacts, Credentials};
@@ -212,6 +213,21 @@ pub fn verifier_of(authority: &CertificateDer<'_>) -> Result<Arc<WebPkiServerVer
     WebPkiServerVerifier::builder_with_provider(roots_of(authority)?, provider)
         .build()
         .map_err(|error| TlsError::Authority(error.to_string()))
+}
+
+/// Whether a handshake failed because a certificate is not good yet, or not any more.
+#[must_use]
+pub fn is_about_time(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        ))
+    )
 }
 
 /// The signatures that are trusted.

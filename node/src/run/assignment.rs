@@ -34,7 +34,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Member;
 use super::copies::Copies;
-use crate::now_ms;
 use crate::raft::RaftRole;
 
 /// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.
@@ -110,6 +109,7 @@ impl Situation {
         if system.cluster_id == [0; 16] {
             return Ok(None);
         }
+        let now_ms = member.consensus().clock().now_ms();
         let admitted = catalog::has_authority(&view)?;
         let members: BTreeMap<NodeId, MemberRow> = catalog::members(&view)?.into_iter().collect();
         Self::of(
@@ -117,7 +117,7 @@ impl Situation {
             |node| match members.get(&node) {
                 None if admitted => None,
                 None => Some((MemberState::Member, false)),
-                Some(row) => Some((row.state, row.in_maintenance(system.time_ms.max(now_ms())))),
+                Some(row) => Some((row.state, row.in_maintenance(now_ms))),
             },
             |node| member.is_here(node),
             |node, epoch, announced| member.copies_of(node, epoch, announced),

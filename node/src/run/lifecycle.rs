@@ -11,7 +11,7 @@
 //!   do no harm.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cluster::catalog;
@@ -21,7 +21,6 @@ use cluster::table::KeyRange;
 use cluster::tables::members::{MEMBERS, MemberRow};
 use tokio_util::sync::CancellationToken;
 
-use crate::milliseconds;
 use crate::raft::{Consensus, Membership, Progress, RaftRole};
 
 /// Between two looks: whoever starts a cluster or lets a node join waits for it. It costs some reads of small tables.
@@ -75,7 +74,7 @@ fn look(
     let view = catalog.snapshot_view();
     let zones: BTreeMap<NodeId, String> =
         catalog::nodes(&view)?.into_iter().map(|row| (row.id, row.zone)).collect();
-    let now_ms = catalog::system(&view)?.time_ms.max(milliseconds(SystemTime::now()));
+    let now_ms = consensus.clock().now_ms();
     let peers = MEMBERS
         .collect(&view, &KeyRange::all(), usize::MAX)?
         .into_iter()

@@ -345,6 +345,7 @@ impl Member {
                 backend,
                 self.consensus.work(),
                 self.id(),
+                self.consensus.clock().clone(),
                 media_settings(config, program),
                 self.working.clone(),
             );

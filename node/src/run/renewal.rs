@@ -3,6 +3,9 @@
 //! Any member can sign, so any member is asked, and the first that does is as good as all others. When none answers (this
 //! node is alone, or was away so long that its certificate has ended and nobody speaks to it), the node signs for itself:
 //! its own catalog has the authority as well. A node that was removed is told so by those whom it asks.
+//!
+//! A machine whose clock was far ahead may have made itself a certificate that is not good yet once the clock is right. That
+//! is as good as ended, and replaced at once.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,7 +26,7 @@ use crate::rpc::peers::Purpose;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The longest wait before the certificate is looked at again: clocks are set, and machines sleep.
-const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Between two tries. There is a third of the certificate's life for them.
 const RETRY: Duration = Duration::from_secs(30);
@@ -32,8 +35,9 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(super) async fn run(member: Arc<Member>, tls: TlsDir, stop: CancellationToken) {
     loop {
         let facts = member.tls().facts();
-        let wait = match facts.renew_at().duration_since(SystemTime::now()) {
-            Ok(wait) if !wait.is_zero() => wait.min(LOOK_EVERY),
+        let now = SystemTime::now();
+        let wait = match facts.renew_at().duration_since(now) {
+            Ok(wait) if !wait.is_zero() && now >= facts.not_before => wait.min(LOOK_EVERY),
             _ => match renew(&member, &tls).await {
                 Ok(until) => {
                     let until = humantime::format_rfc3339_seconds(until).to_string();
@@ -75,9 +79,14 @@ async fn renew(member: &Member, tls: &TlsDir) -> anyhow::Result<SystemTime> {
     let authority = present.authority().clone();
     let renewed = Credentials::new(tls.key()?, certificate, authority)?;
     ensure!(renewed.facts().node_id == member.id(), "the new certificate is for another node");
+    let now = SystemTime::now();
     ensure!(
-        renewed.not_after() > present.not_after() || present.not_after() < SystemTime::now(),
-        "the new certificate ends no later than the present one: are the clocks right?"
+        renewed.facts().is_good_at(now),
+        "the new certificate is not good at this time: are the clocks of all machines right?"
+    );
+    ensure!(
+        renewed.not_after() > present.not_after() || !present.facts().is_good_at(now),
+        "the new certificate ends no later than the present one: are the clocks of all machines right?"
     );
     tls.store(renewed.certificate(), renewed.authority())?;
     member.tls().renew(&renewed)?;

@@ -1,7 +1,6 @@
 //! The loop and real consensus: nodes join, are drained and removed, and nobody but the loop changes the membership.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
 use cluster::command::{Action, Reply};
 use cluster::features;
@@ -66,7 +65,7 @@ impl Living {
             token: TOKEN,
             secret_hash: SecretHash::of(&SECRET),
             roles: vec![Role::Store],
-            expires_ms: milliseconds(SystemTime::now()) + 600_000,
+            expires_ms: crate::now_ms() + 600_000,
             uses: 10,
             actor: "test".to_owned(),
         };
