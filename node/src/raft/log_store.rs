@@ -132,8 +132,11 @@ impl LogStore {
         if let Some(reason) = find_damage(path).map_err(disk_failed)? {
             return Err(damaged(reason));
         }
-        let marked = match durable_mark::greatest(path) {
+        let marked = match durable_mark::keep_greatest(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(damaged(error.to_string()));
+            }
             read => read.map_err(disk_failed)?,
         };
         let families = [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));

@@ -7,6 +7,9 @@
 //! database is opened they are looked for in the raw bytes, wherever they stand; after that, the database must have come at
 //! least as far as the greatest of them says.
 //!
+//! Opening drops what cannot be read from disk as well, and the marks in it: whoever started the node once more after it refused
+//! would find nothing that is missing. So the greatest mark is kept in a file of its own before the database is opened.
+//!
 //! A mark itself is not fsynced: it survives the death of the process, and the next fsync covers it. It is written after
 //! those who waited for the fsync have been told, because none of them needs it; a crash in between leaves the writes of that
 //! one fsync without a mark.
@@ -21,6 +24,7 @@ use rocksdb::DB;
 
 use super::flusher::Disk;
 use super::{META, family};
+use crate::files::write_durably;
 
 /// The key of the mark, which no other bytes of the log resemble.
 pub(super) const KEY: &[u8; 16] = b"\x8freelraft-mark\x00\xe1";
@@ -30,6 +34,9 @@ const VALUE_BYTES: usize = 16;
 
 /// Bytes of the write-ahead log in memory while marks are looked for.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// The file beside the database that keeps the greatest mark.
+const KEPT: &str = "mark";
 
 /// The disk of the log.
 pub(super) struct WriteAheadLog {
@@ -68,8 +75,37 @@ fn value(sequence: u64) -> [u8; VALUE_BYTES] {
     value
 }
 
+/// How far the database at `path` must come when it is opened, which must not happen before: the greatest sequence number that a
+/// mark names, now or before an earlier try. It is kept, durably.
+///
+/// # Errors
+/// Of the kind [`io::ErrorKind::InvalidData`] when what was kept is damaged; otherwise when the disk fails.
+pub(super) fn keep_greatest(path: &Path) -> io::Result<Option<u64>> {
+    let file = path.join(KEPT);
+    let kept = match std::fs::read(&file) {
+        Ok(bytes) => Some(read_value(&bytes).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", file.display()))
+        })?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let found = greatest(path)?;
+    if let Some(found) = found
+        && kept < Some(found)
+    {
+        write_durably(&file, &value(found))?;
+    }
+    Ok(found.max(kept))
+}
+
+/// The number in a value, unless it is damaged.
+fn read_value(bytes: &[u8]) -> Option<u64> {
+    let number = bytes.first_chunk().map(|number| u64::from_be_bytes(*number))?;
+    (bytes == value(number)).then_some(number)
+}
+
 /// The greatest sequence number that a mark in the write-ahead logs of the database at `path` names.
-pub(super) fn greatest(path: &Path) -> io::Result<Option<u64>> {
+fn greatest(path: &Path) -> io::Result<Option<u64>> {
     let mut greatest = None;
     for entry in std::fs::read_dir(path)? {
         let path = entry?.path();
@@ -89,12 +125,7 @@ fn greatest_in(mut file: impl Read) -> io::Result<Option<u64>> {
         let read = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
         for position in memchr::memmem::find_iter(&buffer, KEY) {
             let Some(mark) = buffer.get(position..position + MARK_BYTES) else { break };
-            let found = &mark[KEY.len() + 1..];
-            let sequence =
-                u64::from_be_bytes(found[..8].try_into().expect("eight bytes are eight"));
-            if found == value(sequence) {
-                greatest = greatest.max(Some(sequence));
-            }
+            greatest = greatest.max(read_value(&mark[KEY.len() + 1..]));
         }
         if read == 0 {
             return Ok(greatest);
