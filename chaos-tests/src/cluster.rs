@@ -401,32 +401,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes a node out of the cluster for ever that was killed and will not come back.
-    ///
-    /// # Errors
-    /// When it runs, or the cluster does not let it go in time.
-    pub async fn remove_lost(&self, place: usize) -> Result<()> {
-        let lost = &self.nodes[place];
-        ensure!(lost.process.is_none(), "node {} runs", lost.number);
-        let member = self.running().next().context("somebody has to be told")?;
-        let id = wait::until("the lost node is known", READY_WITHIN, async || {
-            let seen = member.client()?.cluster().await?;
-            let nodes = seen["nodes"].as_array().context("a list of nodes")?;
-            let name = format!("node-{}", lost.number);
-            Ok(nodes
-                .iter()
-                .find(|node| node["name"] == name.as_str())
-                .map(|node| node["id"].clone()))
-        })
-        .await?;
-        let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
-        wait::until("a lost node is removed", READY_WITHIN, async || {
-            self.command(&["node", "remove", &id, "--force"], member).await.map(Some)
-        })
-        .await?;
-        Ok(())
-    }
-
     /// Waits until a node has ended by itself.
     ///
     /// # Errors

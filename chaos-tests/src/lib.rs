@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod history;
+pub mod leaving;
 pub mod network;
 pub mod outcome;
 pub mod player;

@@ -12,23 +12,17 @@ use chaos_tests::client::Client;
 use chaos_tests::clips::{Clip, Codec};
 use chaos_tests::cluster::{Cluster, scenario};
 use chaos_tests::faults::Fault;
+use chaos_tests::leaving::DRAINED_WITHIN;
 use chaos_tests::outcome::{still_plays, until_ready, watch_everywhere};
 use chaos_tests::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
-
-/// A node that is drained has handed over all by then: copying some megabytes on a busy machine, and the seconds that a new
-/// layout needs to settle.
-const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Whoever writes may be refused for a moment, while leadership passes on; not for longer.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// A video of some seconds is made by then, beside everything else.
 const MADE_WITHIN: Duration = Duration::from_secs(60);
-
-/// A node that is removed is told so within seconds, and ends.
-const ENDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Writes that have to succeed between two restarts.
 const BETWEEN_RESTARTS: usize = 20;
@@ -109,38 +103,19 @@ async fn three_become_five_become_three_while_people_upload() -> Result<()> {
         let began = Instant::now();
         for place in leaving {
             let id = (place + 1).to_string();
-            let refused = operate(cluster, &["node", "remove", &id], stays).await;
+            let refused = cluster.operate(&["node", "remove", &id], stays).await;
             let reason = format!("{:#}", refused.err().context("removed with all it has")?);
             ensure!(reason.contains("drain it first"), "{reason}");
-            operate(cluster, &["node", "drain", &id], stays).await?;
+            cluster.drain(place, stays).await?;
         }
         for place in leaving {
-            wait::until("a node is drained", DRAINED_WITHIN, async || {
-                let node = seen(cluster, stays, place).await?.context("it is still a member")?;
-                let drain = &node["drain"];
-                ensure!(drain["waiting_for"] == json!([]), "{drain}");
-                ensure!(node["voter"] == false && drain["groups"] == 0, "{node}");
-                Ok(Some(()))
-            })
-            .await?;
+            cluster.until_drained(place, stays).await?;
         }
         eprintln!("two of five nodes were drained within {:?}", began.elapsed());
         // While they still run, they still answer.
         still_plays(cluster, &first.id, &before).await?;
         for place in leaving {
-            let id = (place + 1).to_string();
-            wait::until("a drained node is removed", DRAINED_WITHIN, async || {
-                operate(cluster, &["node", "remove", &id], stays).await.map(Some)
-            })
-            .await?;
-            let status = cluster.ends_by_itself(place, ENDED_WITHIN).await?;
-            ensure!(!status.success(), "it ended with {status}");
-            cluster.restart(place)?;
-            let status = cluster.ends_by_itself(place, ENDED_WITHIN).await?;
-            ensure!(!status.success(), "it was started again and ended with {status}");
-            let said = cluster.nodes[place].printed()?;
-            ensure!(said.contains("was removed from its cluster"), "{said}");
-            ensure!(seen(cluster, stays, place).await?.is_none(), "it is still listed");
+            cluster.remove_drained(place, stays).await?;
         }
 
         let during = uploader.finish().await?;
@@ -161,19 +136,6 @@ async fn three_become_five_become_three_while_people_upload() -> Result<()> {
         Ok(())
     })
     .await
-}
-
-/// Runs an operator's command on the machine of the node at `place`.
-async fn operate(cluster: &Cluster, arguments: &[&str], place: usize) -> Result<String> {
-    cluster.command(arguments, &cluster.nodes[place]).await
-}
-
-/// What the node at `witness` says of the one at `place`, if it knows it.
-async fn seen(cluster: &Cluster, witness: usize, place: usize) -> Result<Option<Value>> {
-    let seen = cluster.nodes[witness].client()?.cluster().await?;
-    let nodes = seen["nodes"].as_array().context("a list of nodes")?;
-    let name = format!("node-{}", place + 1);
-    Ok(nodes.iter().find(|node| node["name"] == name.as_str()).cloned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
