@@ -11,10 +11,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chaos_tests::catalogs;
 use chaos_tests::cluster::{Cluster, scenario};
 use chaos_tests::faults::Fault;
 use chaos_tests::workload::Workload;
+use chaos_tests::{catalogs, wait};
 
 /// As long as a majority is left, writes go on within about a second; here encoders and compilers may run beside.
 const WRITES_WITHIN: Duration = Duration::from_secs(15);
@@ -72,8 +72,13 @@ async fn a_node_never_goes_on_with_less_than_it_had() -> Result<()> {
         cluster.wait_until_ready().await?;
 
         // Under a node that runs: it may find out at any time, and does so at its next start.
-        flip(&Part::CatalogTable.file(&data)?)?;
-        flip(&Part::LogRecords.file(&data)?)?;
+        for part in [Part::CatalogTable, Part::LogRecords] {
+            // It may be about to replace the file.
+            wait::until("a file is damaged", WRITES_WITHIN, async || {
+                flip(&part.file(&data)?).map(Some)
+            })
+            .await?;
+        }
         load.acknowledges(BETWEEN_FAULTS, WRITES_WITHIN).await?;
         // It may have ended by itself.
         let _ = cluster.end(place, Fault::Kill);
