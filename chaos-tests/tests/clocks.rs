@@ -18,10 +18,10 @@ const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
 /// A clock that is wrong costs no leader.
-const WRITES_WITHIN: Duration = Duration::from_secs(15);
+const WRITES_WITHIN: Duration = Duration::from_secs(45);
 
 /// Nodes look at each other's clocks twice a second.
-const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 
 /// Handing over leadership is a matter of a second.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ const BETWEEN_CHANGES: u64 = 100;
 const UPLOADS_MAX: usize = 20;
 
 /// A token that lives for a second has ended by then, by whatever clock.
-const ENDED_WITHIN: Duration = Duration::from_secs(20);
+const ENDED_WITHIN: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_are_hours_off() -> Result<()> {

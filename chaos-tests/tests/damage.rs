@@ -17,7 +17,7 @@ use chaos_tests::workload::Workload;
 use chaos_tests::{catalogs, wait};
 
 /// As long as a majority is left, writes go on within about a second; here encoders and compilers may run beside.
-const WRITES_WITHIN: Duration = Duration::from_secs(15);
+const WRITES_WITHIN: Duration = Duration::from_secs(45);
 
 /// Writes that are acknowledged between two faults, beyond the first.
 const BETWEEN_FAULTS: u64 = 100;

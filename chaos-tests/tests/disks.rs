@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// As long as a majority is left, writes go on within about a second; here encoders and compilers may run beside.
-const WRITES_WITHIN: Duration = Duration::from_secs(15);
+const WRITES_WITHIN: Duration = Duration::from_secs(45);
 
 /// Writes that are acknowledged between two changes, beyond the first.
 const BETWEEN_CHANGES: u64 = 100;
@@ -28,7 +28,7 @@ const BETWEEN_CHANGES: u64 = 100;
 const ENDED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Nodes say twice a second how they are.
-const NAMED_WITHIN: Duration = Duration::from_secs(15);
+const NAMED_WITHIN: Duration = Duration::from_secs(45);
 
 /// Clients that fill what a database has taken in advance.
 const FLOODING: usize = 8;

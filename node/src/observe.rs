@@ -24,6 +24,7 @@ use proto::cluster::{PingReply, PingRequest};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::config::FailureDetection;
 use crate::files::Space;
@@ -239,7 +240,10 @@ impl Observer {
                 seen.insert(node, Sighting { at: Instant::now(), said, clock_ahead_ms });
             }
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = match error.downcast_ref::<Status>() {
+                    Some(status) => status.message().to_owned(),
+                    None => format!("{error:#}"),
+                };
                 tracing::debug!(%node, error, "a ping failed");
                 failed.insert(node, error);
             }
