@@ -1,9 +1,12 @@
 //! P4: writes of 256 bytes of metadata through the HTTP interface, three nodes, fsync on; beside etcd's HTTP gateway.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use chaos_tests::client::accepted;
 use chaos_tests::cluster::Cluster;
+use chaos_tests::wait;
 use tempfile::TempDir;
 
 use crate::etcd::Etcd;
@@ -15,6 +18,9 @@ const SECONDS: u32 = 8;
 
 /// Videos that the writes go to, so that they do not all meet in one row.
 const VIDEOS: usize = 64;
+
+/// Far longer than looking into them takes.
+const FAILED_WITHIN: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(report: &mut Report) -> Result<()> {
     report.step("P4: metadata writes, etcd");
@@ -44,7 +50,14 @@ end
                 .await?,
         )
         .await?;
-        ids.push(format!("\"{}\"", video.id));
+        ids.push(video.id);
+    }
+    // What is measured is writes, not what looks into 64 files that are no videos.
+    for id in &ids {
+        wait::until("a video that is none fails", FAILED_WITHIN, async || {
+            Ok((client.video(id).await?.state == "failed").then_some(()))
+        })
+        .await?;
     }
     let script = format!(
         r#"
@@ -56,7 +69,7 @@ request = function()
     '{{"description":"' .. string.rep("x", 248) .. string.format("%08d", n) .. '"}}')
 end
 "#,
-        ids.join(",")
+        ids.iter().map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(",")
     );
     let ours = measure(&client.base, &script, &folder).await?;
     for ((connections, ours), theirs) in CONNECTIONS.iter().zip(ours).zip(theirs) {
