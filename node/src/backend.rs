@@ -212,7 +212,7 @@ fn observe(member: &Member) -> ClusterObservation {
         })
         .into_iter()
         .collect();
-    let (now_ms, cluster_ms) = (now_ms(), member.consensus().clock().now_ms());
+    let (now_ms, cluster_ms) = (now_ms(), member.consensus().now_ms());
     let newest = *member.consensus().applied().borrow();
     for row in rows {
         let own = row.id == member.id();

@@ -181,6 +181,14 @@ impl Consensus {
         &self.inner.clock
     }
 
+    /// What time it is for the cluster, in milliseconds since 1970. A leader stamps its own time as soon as that is later
+    /// than what it follows, and goes by it before it has something to stamp.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        let followed_ms = self.clock().now_ms();
+        if self.is_leader() { followed_ms.max(crate::now_ms()) } else { followed_ms }
+    }
+
     /// Makes a snapshot now, whatever the settings say.
     ///
     /// # Errors

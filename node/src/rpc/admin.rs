@@ -148,7 +148,7 @@ impl Admin for AdminService {
             id: random(),
             secret: random(),
         };
-        let now_ms = member.consensus().clock().now_ms();
+        let now_ms = member.consensus().now_ms();
         let expires_ms = now_ms.saturating_add(asked.life_ms);
         let action = Action::MintToken {
             token: TokenId(token.id),
@@ -173,7 +173,7 @@ impl Admin for AdminService {
         let member = self.member()?;
         let rows = catalog::tokens(member.consensus().catalog().as_ref())
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        let now_ms = member.consensus().clock().now_ms();
+        let now_ms = member.consensus().now_ms();
         let tokens = rows.into_iter().map(|(id, row)| Token {
             token_id: id.0.to_vec().into(),
             roles: row.roles.iter().map(|role| role.name().to_owned()).collect(),

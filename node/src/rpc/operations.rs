@@ -137,7 +137,7 @@ impl Operations for OperationsService {
         let member = self.member()?;
         let actor = actor(request.extensions(), &member);
         let SetMaintenanceRequest { node, length_ms } = request.into_inner();
-        let now_ms = member.consensus().clock().now_ms();
+        let now_ms = member.consensus().now_ms();
         let until_ms = (length_ms > 0).then(|| now_ms.saturating_add(length_ms));
         let node = NodeId(node);
         propose(&member, node, Action::SetMaintenance { node, until_ms, actor }).await?;

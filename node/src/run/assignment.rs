@@ -109,7 +109,7 @@ impl Situation {
         if system.cluster_id == [0; 16] {
             return Ok(None);
         }
-        let now_ms = member.consensus().clock().now_ms();
+        let now_ms = member.consensus().now_ms();
         let admitted = catalog::has_authority(&view)?;
         let members: BTreeMap<NodeId, MemberRow> = catalog::members(&view)?.into_iter().collect();
         Self::of(

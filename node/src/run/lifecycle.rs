@@ -74,7 +74,7 @@ fn look(
     let view = catalog.snapshot_view();
     let zones: BTreeMap<NodeId, String> =
         catalog::nodes(&view)?.into_iter().map(|row| (row.id, row.zone)).collect();
-    let now_ms = consensus.clock().now_ms();
+    let now_ms = consensus.now_ms();
     let peers = MEMBERS
         .collect(&view, &KeyRange::all(), usize::MAX)?
         .into_iter()

@@ -108,7 +108,7 @@ impl Facts {
         let layout = catalog::layout(&view)?;
         let members: BTreeMap<NodeId, MemberRow> = catalog::members(&view)?.into_iter().collect();
         let state = catalog::member(&view, node)?.map(|row| row.state);
-        let now_ms = member.consensus().clock().now_ms();
+        let now_ms = member.consensus().now_ms();
         let announced = |id: &NodeId| members.get(id).is_some_and(|row| row.in_maintenance(now_ms));
         let copies = layout
             .nodes()
