@@ -132,12 +132,16 @@ impl Media {
         loop {
             work.mark_unchanged();
             self.claim_while_slots_are_free(shutdown).await;
+            let now = Instant::now();
+            // After a claim that came to nothing, nobody else says when the next one may be made.
+            let pause = Some(self.claim_not_before).filter(|end| *end > now);
+            let look_at = pause.map_or(now + LOOK_EVERY, |end| end.min(now + LOOK_EVERY));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(ended) = self.tasks.join_next() => self.forget(ended),
                 _ = renew.tick() => self.renew().await,
                 changed = work.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep_until(look_at) => {}
             }
         }
     }

@@ -14,7 +14,8 @@
 //! - A command is applied once, however often it is sent.
 //! - When consensus fails on this node (its disk does, or a bug is met), the process aborts. The others go on, and starting
 //!   again is the same path as after a crash. A disk that only hangs costs this node its leadership first ([`watchdog`]).
-//! - Consensus has threads of its own, so that work elsewhere in the process cannot hold back a heartbeat.
+//! - Consensus and its connections have one thread of their own, so that work elsewhere in the process cannot hold back a
+//!   heartbeat. Nothing on it may block for long: fsync, snapshots and handshakes that come in run elsewhere.
 
 mod announce;
 mod background;
@@ -143,7 +144,7 @@ impl Consensus {
         )
     }
 
-    /// The threads of consensus. Its service is best served there, and nothing else is.
+    /// The thread of consensus. Its service is best served there, and nothing else.
     #[must_use]
     pub fn threads(&self) -> Handle {
         self.inner.threads.clone()

@@ -403,7 +403,8 @@ impl Daemon {
         let member = self.member.get_or_init(|| opened);
         member.provide(self);
         let consensus = member.consensus().threads();
-        self.presence.send_replace(Some(Presence { tls, consensus }));
+        let roster = self.roster.clone();
+        self.presence.send_replace(Some(Presence { tls, consensus, roster }));
         member.start_loops(self, Arc::new(NodeBackend::new(self.clone())));
         Ok(member.clone())
     }

@@ -7,8 +7,9 @@ use crate::table::KeyRange;
 use crate::tables::videos::{UPLOADS, VIDEOS};
 use crate::view::{TableId, View, ViewError};
 
-/// Whether a change in this table can make [`has_claimable_job`] answer otherwise; nothing else can but time. Spares whoever
-/// waits for work from a look after each command.
+/// Whether a change in this table can make [`has_claimable_job`] answer otherwise. It reads the table of videos too, which is
+/// not one of these: what matters there (bytes, their end, a plan) never changes without one of these, and titles change at any
+/// time. Otherwise only time can. Spares whoever waits for work from a look after each command.
 #[must_use]
 pub fn is_about_work(table: TableId) -> bool {
     matches!(
@@ -17,8 +18,6 @@ pub fn is_about_work(table: TableId) -> bool {
             | TableId::JobQueue
             | TableId::SourceBlocks
             | TableId::Uploads
-            | TableId::Renditions
-            | TableId::Segments
             | TableId::Members
             | TableId::Nodes
             | TableId::Authority

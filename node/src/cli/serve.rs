@@ -73,7 +73,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     serve(config)
 }
 
-/// HTTP and the loops run here; consensus has threads of its own, so that no request can delay a heartbeat.
+/// HTTP and the loops run here; consensus has a thread of its own, so that no request can delay a heartbeat.
 fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -13,6 +13,7 @@ use cluster::tables::nodes::{LAYOUT, NODES, NodeRow, Role};
 use cluster::view::{MemoryView, TableId, Transaction, Visitor};
 use proto::blocks::blocks_server::{Blocks, BlocksServer};
 use proto::blocks::{GetReply, GetRequest, HasReply, HasRequest, PutReply, PutRequest};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -103,7 +104,7 @@ impl Node {
         self.stop = CancellationToken::new();
         let (local, stopped) = (self.local, self.stop.clone());
         self.serving = Some(tokio::spawn(async move {
-            testing::serve(local, listener, routes, stopped).await;
+            testing::serve(local, listener, routes, Handle::current(), stopped).await;
         }));
     }
 

@@ -104,6 +104,17 @@ struct Shared {
     flusher: Flusher,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let committed = self.committed.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(committed) = committed {
+            let value = codec::encode(&Some(committed));
+            // Nothing depends on it, and the disk may be the reason for the end.
+            let _ = self.db.put_cf(family(&self.db, META), COMMITTED_KEY, value);
+        }
+    }
+}
+
 impl LogStore {
     /// Opens the log of `owner` at `path`, and makes an empty one where there is none.
     ///
@@ -469,8 +480,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Written with the next entries and not before: a write of its own would cost each command as much as the entry itself.
-    /// An older value only means that a node that starts waits for a leader to tell it the newer one.
+    /// Written with the next entries or at the end, and not before: a write of its own would cost each command as much as the
+    /// entry itself. An older value only means that a node that starts waits for a leader to tell it the newer one, and that a
+    /// recovery ([`super::salvage`]) knows of fewer entries for certain.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         *self.committed() = committed;
         Ok(())

@@ -1,7 +1,8 @@
 //! Consensus speaking to the other members.
 //!
 //! Entries travel on one long-lived stream per member, many requests ahead of their answers. Heartbeats and votes are single
-//! calls on a connection of their own, so that they never wait behind entries; snapshots have a third one.
+//! calls on a connection of their own, so that they never wait behind entries; snapshots have a third one. What only says how
+//! far the log is decided may wait for the next entry ([`news`]).
 //!
 //! A member that cannot be reached is reported as such, which makes consensus wait a little before it tries again; the wait
 //! is short, so that a member that was restarted has the entries it missed within a second.

@@ -24,6 +24,7 @@ use crate::state::{StateDb, StateError};
 
 /// Threads for consensus. It does many small things that wake each other, its connections among them, and waking another
 /// thread costs more than most of them take. What takes long has threads of its own: fsync, snapshots, the rest of the node.
+/// [`DiskHealth`](super::log_store::DiskHealth) counts on its being one.
 const THREADS: usize = 1;
 
 /// Why consensus could not be started.

@@ -180,7 +180,8 @@ impl StateMachine {
         if let Some(membership) = &membership {
             meta.push((MEMBERSHIP_KEY, codec::encode(membership)));
         }
-        self.state.write(&changes, &meta).map_err(io::Error::other)?;
+        let written = self.disk.while_writing(|| self.state.write(&changes, &meta));
+        written.map_err(io::Error::other)?;
         self.applied = applied;
         if let Some(membership) = membership {
             self.membership = membership;
@@ -285,7 +286,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let applied = self.apply_batch(std::mem::take(&mut batch));
                 self.note_failure(applied)?;
                 bytes = 0;
-                // Heartbeats share these threads.
+                // Heartbeats share this thread.
                 tokio::task::yield_now().await;
             }
         }

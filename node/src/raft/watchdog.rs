@@ -134,7 +134,7 @@ impl Watch {
         }
         if waited >= self.hang {
             (self.give_up)(&format!(
-                "the disk of the log has not answered for {waited:.1?}; it may be broken or unplugged"
+                "the disk of the log or of the catalog has not answered for {waited:.1?}; it may be broken or unplugged"
             ));
             return false;
         }
@@ -149,7 +149,7 @@ impl Watch {
     fn be_ill(&mut self, now: Instant, waited: Duration) {
         if self.ill.is_none() {
             tracing::error!(
-                "the disk of the log has not answered for {waited:.1?}: this node votes for nobody and does not lead"
+                "the disk of the log or of the catalog has not answered for {waited:.1?}: this node votes for nobody and does not lead"
             );
             metrics::counter!("reelraft_raft_disk_stalls_total").increment(1);
             self.ill = Some(now);
@@ -186,7 +186,7 @@ impl Watch {
 
     fn be_well(&mut self, now: Instant) {
         let ill = self.ill.take().map(|since| now - since).unwrap_or_default();
-        tracing::info!("the disk of the log answers again, after {ill:.1?}");
+        tracing::info!("the disk of the log or of the catalog answers again, after {ill:.1?}");
         self.offered = None;
         self.log.health().set_stalled(false);
         self.raft.runtime_config().elect(true);

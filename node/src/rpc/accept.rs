@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use self::socket::Socket;
-use super::caller::Caller;
+use super::caller::{Caller, Roster};
 use super::tls::{Protocol, Tls};
 
 /// How long a handshake may take: two round trips and some arithmetic, on a bad network too.
@@ -41,7 +41,7 @@ const STRANGER_MAX: Duration = Duration::from_secs(60);
 /// How long to wait when the system has no room for another connection.
 pub(super) const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections may wait for the server to take them. It does at once.
+/// How many connections may wait for the server to take them. One that is well does at once.
 const READY_MAX: usize = 16;
 
 /// What a node listens with.
@@ -51,6 +51,8 @@ pub struct Presence {
     pub tls: Arc<Tls>,
     /// The threads of its consensus.
     pub consensus: Handle,
+    /// Whose word no longer counts.
+    pub roster: Roster,
 }
 
 /// How this node listens, once it belongs to a cluster.
@@ -129,15 +131,18 @@ async fn accept(listener: &TcpListener, presence: &LatePresence, ready: &Ready) 
         let (ready, strangers) = (ready.clone(), Arc::clone(&strangers));
         tokio::spawn(async move {
             let shaken = timeout(HANDSHAKE_MAX, shake_hands(&presence, stream, strangers)).await;
-            drop(place);
             match shaken {
                 Ok(Ok(connection)) => {
-                    // Only a server that stops does not take it.
-                    let _ = ready.queue_for(connection.protocol).send(connection).await;
+                    let queue = ready.queue_for(connection.protocol);
+                    // Only a server that stops, or hangs, does not take it.
+                    if queue.send_timeout(connection, HANDSHAKE_MAX).await.is_err() {
+                        tracing::debug!(%from, "nobody took a connection");
+                    }
                 }
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a handshake failed"),
                 Err(_) => tracing::debug!(%from, "a handshake took too long"),
             }
+            drop(place);
         });
     }
 }
@@ -166,6 +171,10 @@ async fn shake_hands(
         .node_of(certificate)
         .ok_or_else(|| io::Error::other("the certificate names no node of this cluster"))?;
     if protocol == Protocol::Consensus {
+        // It hears so when it calls for anything else.
+        if presence.roster.is_removed(node) {
+            return Err(io::Error::other("a removed node wants to take part in consensus"));
+        }
         stream.get_mut().0.move_to(&presence.consensus)?;
     }
     Ok(Connection { stream, caller: Caller::Node(node), protocol, guest: None })

@@ -5,7 +5,8 @@
 //!
 //! Connections are made when they are first used and shared from then on, one per node and [`Purpose`]: what must not wait
 //! behind megabytes has a connection of its own. A lost connection is dialled again by the next call, so a node that was
-//! restarted is reached by the first call after it listens again.
+//! restarted is reached by the first call after it listens again. Connections for consensus live on its thread, all others on
+//! those of whoever made the address book.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 
 use super::Services;
 use super::accept::{LatePresence, Presence};
+use super::caller::Roster;
 use super::envelope::LocalNode;
 use super::peers::Peers;
 use super::tls::Tls;
@@ -47,15 +48,18 @@ pub(crate) fn peers(local: LocalNode) -> Peers {
     Peers::new(local, tls(local))
 }
 
-/// Serves as `local`, all on the present runtime.
+/// Serves as `local`, whose consensus runs on these threads.
 pub(crate) async fn serve(
     local: LocalNode,
     listener: TcpListener,
     services: Routes,
+    consensus: Handle,
     stop: CancellationToken,
 ) {
     let services = Services { calls: services.clone(), consensus: services };
-    super::serve(listener, at_once(tls(local)), services, stop).await.unwrap();
+    let presence = Presence { consensus, ..present(tls(local)) };
+    let presence = watch::Sender::new(Some(presence)).subscribe();
+    super::serve(listener, presence, services, stop).await.unwrap();
 }
 
 /// Of a node that has belonged to its cluster from the start.
@@ -65,7 +69,7 @@ pub(crate) fn at_once(tls: Arc<Tls>) -> LatePresence {
 
 /// Of a node whose consensus runs on the present runtime.
 pub(crate) fn present(tls: Arc<Tls>) -> Presence {
-    Presence { tls, consensus: Handle::current() }
+    Presence { tls, consensus: Handle::current(), roster: Roster::default() }
 }
 
 pub(crate) fn node(cluster: u8, id: u64) -> LocalNode {

@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::accept::Presence;
 use super::caller::{Caller, Roster, says_removed};
 use super::envelope::LocalNode;
 use super::members_only::MembersOnly;
@@ -198,6 +199,37 @@ async fn strangers_may_ask_to_be_let_in_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn strangers_have_no_part_in_consensus() {
+    let member = member().await;
+    let mut config = tls::stranger(Arc::new(Trusting)).unwrap();
+    config.alpn_protocols = vec![b"reelraft-consensus".to_vec()];
+    let Ok(channel) = stranger_with(&member, config).await else { return };
+    JoinClient::new(channel).join(JoinRequest::default()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn removed_nodes_do_not_get_as_far_as_the_thread_of_consensus() {
+    let (listener, address) = listener().await;
+    let roster = Roster::default();
+    let presence = Presence { roster: roster.clone(), ..present(testing::tls(node(1, 1))) };
+    let presence = tokio::sync::watch::Sender::new(Some(presence)).subscribe();
+    let mut incoming = accept::connections(listener, presence);
+    let peers = Peers::new(node(1, 2), testing::tls(node(1, 2)));
+    peers.learn_member(NodeId(1), &address.to_string());
+    let mut client = ClusterClient::new(peers.channel(NodeId(1), Purpose::Heartbeat).unwrap());
+    let ask = tokio::spawn(async move { client.ping(PingRequest::default()).await });
+    assert!(incoming.consensus.recv().await.is_some());
+    ask.abort();
+
+    roster.set_removed([NodeId(2)].into());
+    let peers = Peers::new(node(1, 2), testing::tls(node(1, 2)));
+    peers.learn_member(NodeId(1), &address.to_string());
+    let mut client = ClusterClient::new(peers.channel(NodeId(1), Purpose::Heartbeat).unwrap());
+    client.ping(PingRequest::default()).await.unwrap_err();
+    assert!(incoming.consensus.try_recv().is_err() && incoming.calls.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn removed_nodes_are_refused_and_told_why() {
     let member = member().await;
     let tls = testing::tls(node(1, 2));
@@ -266,7 +298,14 @@ async fn connections_end_with_the_one_who_takes_them() {
 }
 
 async fn stranger_to(member: &Member) -> Channel {
-    let config = Arc::new(tls::stranger(Arc::new(Trusting)).unwrap());
+    stranger_with(member, tls::stranger(Arc::new(Trusting)).unwrap()).await.unwrap()
+}
+
+async fn stranger_with(
+    member: &Member,
+    config: ClientConfig,
+) -> Result<Channel, tonic::transport::Error> {
+    let config = Arc::new(config);
     let address = member.address.to_string();
     let dialler = address.clone();
     endpoint(&address)
@@ -276,7 +315,6 @@ async fn stranger_to(member: &Member) -> Channel {
             async move { dial(&address, config, tls::any_member([1; 16])).await.map(TokioIo::new) }
         }))
         .await
-        .unwrap()
 }
 
 /// Asks nobody who they are.

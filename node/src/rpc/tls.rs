@@ -3,7 +3,8 @@
 //! TLS 1.3 and nothing else, with the cluster's own authority as the only root. A server shows its certificate and the
 //! authority's; a client that has a certificate shows it. One without is a stranger, who may ask to be let in and nothing
 //! else. A client expects to find one certain node, by the name in its certificate, so a wrong address is found out before
-//! anything is said.
+//! anything is said. The name of the protocol says what a connection is for; a node of an earlier version knows only `h2`, and
+//! both ends then treat it as any other.
 //!
 //! # Invariants
 //!

@@ -124,8 +124,8 @@ impl DiskHealth {
         self.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// Does `work`, which may block on the disk.
-    pub(super) fn while_writing<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Does `work`, which may block on the disk. One at a time: there is one thread of consensus, and only it writes.
+    pub(in crate::raft) fn while_writing<T>(&self, work: impl FnOnce() -> T) -> T {
         self.writing.store(self.stamp(Instant::now()), Ordering::Release);
         let done = work();
         self.writing.store(0, Ordering::Release);

@@ -59,6 +59,8 @@ pub(super) fn held_back<S>(requests: S, hurry: Arc<Notify>) -> impl Stream<Item 
 where
     S: Stream<Item = Request> + Unpin,
 {
+    // Its end may be seen while something is held back, and is asked for again after that.
+    let requests = requests.fuse();
     let outgoing = Outgoing { requests, hurry, sent: None, next: None };
     futures::stream::unfold(outgoing, |mut outgoing| async {
         let request = outgoing.take().await?;
@@ -147,6 +149,17 @@ mod tests {
         let entries: Vec<usize> = sent.iter().map(|request| request.entries.len()).collect();
         assert_eq!(entries, [1, 2, 0]);
         assert_eq!(sent[2].leader_commit, news(7, 7).leader_commit);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_at_the_end_is_sent() {
+        // A stream that may not be asked again once it has ended, as that of consensus.
+        let requests = vec![request(4, 5..6, 4), news(5, 5)].into_iter();
+        let requests = futures::stream::unfold(requests, |mut rest| async {
+            rest.next().map(|request| (request, rest))
+        });
+        let sent = held_back(Box::pin(requests), Arc::default());
+        assert_eq!(sent.collect::<Vec<_>>().await.len(), 2);
     }
 
     #[tokio::test]

@@ -171,7 +171,9 @@ impl Node {
         let mut services = Routes::builder();
         services.add_service(consensus.service());
         services.add_service(ClusterServer::new(Forwarding(consensus.clone())));
-        sockets.spawn(testing::serve(local, listener, services.routes(), CancellationToken::new()));
+        let (services, threads) = (services.routes(), consensus.threads());
+        let stop = CancellationToken::new();
+        sockets.spawn(testing::serve(local, listener, services, threads, stop));
         self.running = Some(Running { consensus, sockets: Some(sockets) });
     }
 

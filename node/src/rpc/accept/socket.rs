@@ -83,3 +83,51 @@ impl AsyncWrite for Socket {
         self.stream()?.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::new(listener.accept().await.unwrap().0), other)
+    }
+
+    #[tokio::test]
+    async fn a_socket_goes_on_elsewhere_where_it_stopped() {
+        let (mut socket, mut other) = pair().await;
+        let elsewhere = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        other.write_all(b"before").await.unwrap();
+        socket.move_to(elsewhere.handle()).unwrap();
+        let echoing = elsewhere.spawn(async move {
+            let mut bytes = [0; 11];
+            socket.read_exact(&mut bytes).await.unwrap();
+            socket.write_all(&bytes).await.unwrap();
+        });
+        other.write_all(b"after").await.unwrap();
+        let mut echo = [0; 11];
+        other.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"beforeafter");
+        echoing.await.unwrap();
+        elsewhere.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn threads_that_are_gone_take_no_socket() {
+        let (mut socket, mut other) = pair().await;
+        let gone = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let handle = gone.handle().clone();
+        let end = move || gone.shutdown_timeout(Duration::from_secs(10));
+        tokio::task::spawn_blocking(end).await.unwrap();
+        assert!(socket.move_to(&handle).is_err());
+        assert!(socket.read_u8().await.is_err());
+        assert_eq!(other.read(&mut [0]).await.unwrap(), 0, "closed");
+    }
+}
