@@ -482,7 +482,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     /// Written with the next entries or at the end, and not before: a write of its own would cost each command as much as the
     /// entry itself. An older value only means that a node that starts waits for a leader to tell it the newer one, and that a
-    /// recovery ([`super::salvage`]) knows of fewer entries for certain.
+    /// recovery ([`mod@super::salvage`]) knows of fewer entries for certain.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         *self.committed() = committed;
         Ok(())
