@@ -13,7 +13,9 @@
 //! - The directory is its owner's alone: it holds keys.
 //! - A node id is given once. A wiped directory is a new node, so nothing here ever changes an identity.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -94,13 +96,20 @@ const LOCK_FILE: &str = "lock";
 const PID_FILE: &str = "pid";
 const REMOVED_FILE: &str = "removed";
 
+/// What [`crate::restore::recover`] makes in a new directory and removes in the end: the catalog as it is put together, and the
+/// backup of it.
+pub(crate) const SALVAGED_DIR: &str = "salvaged";
+pub(crate) const RECOVERED_FILE: &str = "recovered.backup";
+
 /// All that a node has in its directory, its configuration where people keep it beside the data (as `reelraft dev` does), and
 /// what a file system may have in its root.
-const ENTRIES: [&str; 11] = [
+const ENTRIES: [&str; 13] = [
     IDENTITY_FILE,
     LOCK_FILE,
     PID_FILE,
     REMOVED_FILE,
+    SALVAGED_DIR,
+    RECOVERED_FILE,
     "admin.sock",
     "content",
     "lost+found",
@@ -158,13 +167,15 @@ impl DataDir {
         Self::open(path)
     }
 
-    /// Whether a node has ever used this directory.
+    /// Whether a node has ever used this directory. Others have files called `lock` too, but something else beside them.
     #[must_use]
     pub fn is_one(path: &Path) -> bool {
         let is_file = |name| {
             fs::symlink_metadata(path.join(name)).is_ok_and(|about: fs::Metadata| about.is_file())
         };
-        is_file(LOCK_FILE) || is_file(IDENTITY_FILE)
+        is_file(IDENTITY_FILE)
+            || is_file(REMOVED_FILE)
+            || is_file(LOCK_FILE) && foreign_entry(path).is_ok_and(|foreign| foreign.is_none())
     }
 
     /// Whether it says which node it belongs to.
@@ -211,7 +222,7 @@ impl DataDir {
         let path = self.path.join(IDENTITY_FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.refuse_orphans()?;
                 return Ok(None);
             }
@@ -280,7 +291,7 @@ impl DataDir {
         let path = self.path.join(REMOVED_FILE);
         match fs::read_to_string(&path) {
             Ok(text) => bail!("{}", text.trim()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }
     }
@@ -345,24 +356,37 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     if DataDir::is_one(path) {
         return Ok(());
     }
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+    let foreign = match foreign_entry(path) {
+        Ok(foreign) => foreign,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => {
             return Err(error)
                 .with_context(|| format!("look into {}{}", path.display(), whose(path)));
         }
     };
-    for entry in entries {
-        let name = entry.with_context(|| format!("look into {}", path.display()))?.file_name();
-        ensure!(
-            ENTRIES.iter().any(|known| name == *known),
+    if let Some(name) = foreign {
+        bail!(
             "{} is no data directory: {} in it is not a node's. Choose an empty or a new one (--data-dir, data_dir)",
             path.display(),
             name.display()
         );
     }
     Ok(())
+}
+
+/// Something in a directory that no node has put there.
+fn foreign_entry(path: &Path) -> io::Result<Option<OsString>> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let whole = Path::new(&name);
+        // What was being written when the process ended ([`files::write_durably`]).
+        let temporary = whole.extension().is_some_and(|extension| extension == "tmp");
+        let meant = if temporary { whole.with_extension("") } else { whole.to_owned() };
+        if !ENTRIES.iter().any(|known| meant.as_os_str() == *known) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Who would have to start the node on this directory, where that is somebody else.
@@ -468,10 +492,31 @@ mod tests {
         let error = DataDir::open(&site).unwrap_err().to_string();
         assert!(error.contains("is no data directory: index.html"), "{error}");
         assert_eq!(mode(&site), 0o755, "and nothing was changed");
-        // A node's own directory may have something else in it too.
+        // Others lock their directories too.
         fs::write(site.join(LOCK_FILE), "").unwrap();
-        drop(DataDir::open(&site).unwrap());
-        assert_eq!(mode(&site), 0o700);
+        assert!(!DataDir::is_one(&site));
+        assert!(DataDir::open(&site).is_err());
+        assert_eq!(mode(&site), 0o755);
+        // A node's own directory may have something else in it too, also when the node was removed.
+        for proof in [IDENTITY_FILE, REMOVED_FILE] {
+            fs::write(site.join(proof), "").unwrap();
+            assert!(DataDir::is_one(&site), "{proof}");
+            drop(DataDir::open(&site).unwrap());
+            assert_eq!(mode(&site), 0o700);
+            fs::remove_file(site.join(proof)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_still_a_nodes() {
+        let home = tempfile::tempdir().unwrap();
+        drop(DataDir::open(home.path()).unwrap());
+        for left in ["node.json.tmp", "pid.tmp", SALVAGED_DIR, RECOVERED_FILE] {
+            fs::write(home.path().join(left), "").unwrap();
+        }
+        assert!(DataDir::is_one(home.path()));
+        fs::write(home.path().join("letter.tmp"), "").unwrap();
+        assert!(!DataDir::is_one(home.path()));
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! - Only a directory that belongs to no node is written to, and a backup that turns out to be damaged leaves no database in it.
 //! - The node's identity is written after everything else: a crash before leaves databases without one, which are refused at
 //!   every start.
-//! - An old node's directory is read, but for its blocks: these move to the new one, by a rename, as the last thing before the
-//!   identity.
+//! - An old node's directory is read, but for its blocks: these move to the new one, by a rename, when everything else is there
+//!   but the identity. A node that was recovered is then told that it went on elsewhere, before the new one gets its identity.
+//! - Both directories are locked from the first look to the end.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -27,7 +28,7 @@ use cluster::view::Transaction;
 use crate::authority::{Authority, CERTIFICATE_LIFE, SigningRequest};
 use crate::backup::{self, Reader, Summary};
 use crate::files;
-use crate::identity::{DataDir, Identity, random_id};
+use crate::identity::{DataDir, Identity, RECOVERED_FILE, SALVAGED_DIR, random_id};
 use crate::milliseconds;
 use crate::raft::{self, salvage};
 use crate::rpc::envelope::LocalNode;
@@ -53,12 +54,29 @@ pub async fn restore<R: Read>(
 ) -> anyhow::Result<Restored> {
     // Held to the end: nobody may start the old node while its blocks move.
     let old = blocks.map(DataDir::open_present).transpose()?;
-    let data_dir = DataDir::open(to)?;
-    refuse_leftovers(&data_dir)?;
+    let new = DataDir::open(to)?;
+    let restored = go_on(backup, &new, old.as_ref(), actor, |_| Ok(())).await?;
+    new.close();
+    if let Some(old) = old {
+        old.close();
+    }
+    Ok(restored)
+}
+
+/// Makes `new` the directory of the first node of a new cluster, as [`restore`] says. `seal` is told the new identity when all
+/// is there but that.
+async fn go_on<R: Read>(
+    backup: Reader<R>,
+    new: &DataDir,
+    old: Option<&DataDir>,
+    actor: &str,
+    seal: impl FnOnce(&Identity) -> anyhow::Result<()>,
+) -> anyhow::Result<Restored> {
+    refuse_leftovers(new)?;
     let (cluster_id, now) = (random_id(), SystemTime::now());
     let authority = Authority::create(cluster_id, now)?;
-    let key = data_dir.tls().key()?;
-    let new = Rebirth {
+    let key = new.tls().key()?;
+    let birth = Rebirth {
         cluster_id,
         authority: AuthorityRow {
             certificate_der: authority.certificate().to_vec(),
@@ -69,22 +87,19 @@ pub async fn restore<R: Read>(
         time_ms: milliseconds(now),
         actor: actor.to_owned(),
     };
-    if let Some(old) = &old {
-        check_blocks(old, &data_dir)?;
+    if let Some(old) = old {
+        check_blocks(old, new)?;
     }
-    let (first, summary) = restore_catalog(backup, &data_dir, &new).await?;
+    let (first, summary) = restore_catalog(backup, new, &birth).await?;
     let request = SigningRequest::parse(&key.request()?)?;
     let certificate = authority.sign(&request, cluster_id, first, now, CERTIFICATE_LIFE)?;
-    data_dir.tls().store(&certificate, authority.certificate())?;
-    if let Some(old) = &old {
-        move_blocks(old, &data_dir)?;
+    new.tls().store(&certificate, authority.certificate())?;
+    if let Some(old) = old {
+        move_blocks(old, new)?;
     }
     let identity = Identity::new(cluster_id, first, Vec::new());
-    data_dir.adopt_restored(&identity)?;
-    data_dir.close();
-    if let Some(old) = old {
-        old.close();
-    }
+    seal(&identity)?;
+    new.adopt_restored(&identity)?;
     Ok(Restored { identity, summary })
 }
 
@@ -104,43 +119,38 @@ pub struct Recovered {
 /// # Errors
 /// When the old node runs or its files are damaged, `to` is not empty, or the disk fails.
 pub async fn recover(from: &Path, to: &Path, actor: &str) -> anyhow::Result<Recovered> {
-    let file = to.join("recovered.backup");
-    let (identity, index, decided) = {
-        let old = DataDir::open_present(from)?;
-        let identity = old.identity()?.with_context(|| {
-            format!("{} belongs to no node: there is nothing to recover", from.display())
-        })?;
-        let new = DataDir::open(to)?;
-        refuse_leftovers(&new)?;
-        ensure!(
-            new.identity()?.is_none(),
-            "{} belongs to a node already: recover to an empty directory",
-            to.display()
-        );
-        let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
-        let scratch = new.path().join("salvaged");
-        ensure!(
-            files::is_empty(&scratch)?,
-            "{} is left from an earlier attempt",
-            scratch.display()
-        );
-        let salvaged = salvage(&old.state(), &old.raft(), local, &scratch).await?;
-        let mut out = BufWriter::new(File::create(&file)?);
-        backup::write(&salvaged.state, salvaged.index, &mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        let (index, decided) = (salvaged.index, salvaged.decided);
-        drop(salvaged);
-        fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
-        old.close();
-        (identity, index, decided)
-    };
-    let backup = Reader::open(BufReader::new(File::open(&file)?))?;
-    let restored = restore(backup, to, Some(from), actor).await?;
+    // Both are held to the end: whatever starts the old node by itself must not get in between.
     let old = DataDir::open_present(from)?;
-    old.mark_continued(&identity, &restored.identity, to)?;
-    old.close();
+    let identity = old.identity()?.with_context(|| {
+        format!("{} belongs to no node: there is nothing to recover", from.display())
+    })?;
+    let new = DataDir::open(to)?;
+    refuse_leftovers(&new)?;
+    ensure!(
+        new.identity()?.is_none(),
+        "{} belongs to a node already: recover to an empty directory",
+        to.display()
+    );
+    let local = LocalNode { cluster_id: identity.cluster_id, node_id: identity.node_id };
+    let scratch = new.path().join(SALVAGED_DIR);
+    ensure!(files::is_empty(&scratch)?, "{} is left from an earlier attempt", scratch.display());
+    let file = new.path().join(RECOVERED_FILE);
+    let salvaged = salvage(&old.state(), &old.raft(), local, &scratch).await?;
+    let mut out = BufWriter::new(File::create(&file)?);
+    backup::write(&salvaged.state, salvaged.index, &mut out)?;
+    out.flush()?;
+    out.get_ref().sync_all()?;
+    let (index, decided) = (salvaged.index, salvaged.decided);
+    drop(salvaged);
+    fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+
+    let backup = Reader::open(BufReader::new(File::open(&file)?))?;
+    // The old node is told before the new one is one: never can both be started.
+    let seal = |next: &Identity| old.mark_continued(&identity, next, new.path());
+    let restored = go_on(backup, &new, Some(&old), actor, seal).await?;
     fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
+    new.close();
+    old.close();
     Ok(Recovered { old: identity, index, decided, restored })
 }
 

@@ -172,6 +172,8 @@ async fn a_node_that_lost_its_cluster_gives_up_nothing_that_it_has() {
     let error = recover(old.path(), new.path(), "operator").await.unwrap_err().to_string();
     assert!(error.contains("already"), "{error}");
 
+    assert!(!new.path().join("recovered.backup").exists() && !new.path().join("salvaged").exists());
+
     // A machine that starts the old node by itself must not have it take videos that nobody will find again.
     let error = DataDir::open(old.path()).unwrap().refuse_removed().unwrap_err().to_string();
     assert!(error.contains("went on in") && error.contains("must never start"), "{error}");
