@@ -38,6 +38,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(90);
 /// Where to look when nothing can be decided.
 pub(super) const LOOK: &str = "; `reelraft cluster doctor` says who is missing";
 
+/// What a node says that is about to be a member again.
+const STARTING: &str = "this node is starting";
+
 /// The server's side.
 pub struct AdminService {
     daemon: Arc<Daemon>,
@@ -50,8 +53,17 @@ impl AdminService {
     }
 
     fn member(&self) -> Result<Arc<Member>, Status> {
-        self.daemon.member().ok_or_else(|| Status::failed_precondition(NO_CLUSTER))
+        member_of(&self.daemon)
     }
+}
+
+/// What the node is as a member. It answers before its databases are open: whoever waits for a node that is started again
+/// must not be told that it belongs to nothing.
+pub(super) fn member_of(daemon: &Daemon) -> Result<Arc<Member>, Status> {
+    daemon.member().ok_or_else(|| match daemon.identity() {
+        Some(_) => Status::unavailable(STARTING),
+        None => Status::failed_precondition(NO_CLUSTER),
+    })
 }
 
 /// Who asks, for the audit log.

@@ -30,9 +30,8 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::admin::{LOOK, actor, ask, refusal_of, refused, words};
+use super::admin::{LOOK, actor, ask, member_of, refusal_of, refused, words};
 use crate::backup;
-use crate::founding::NO_CLUSTER;
 use crate::run::{Daemon, Member, removal};
 
 /// The most entries of the audit log in one answer.
@@ -63,7 +62,7 @@ impl OperationsService {
     }
 
     fn member(&self) -> Result<Arc<Member>, Status> {
-        self.daemon.member().ok_or_else(|| Status::failed_precondition(NO_CLUSTER))
+        member_of(&self.daemon)
     }
 }
 

@@ -102,11 +102,10 @@ async fn wait(args: &Args, shown: &mut Shown) -> anyhow::Result<Ended> {
     // A time too long to be told is as good as none; clap's default shows what is meant.
     let now = Instant::now();
     let deadline = now.checked_add(args.timeout).unwrap_or(now + Duration::from_secs(86_400 * 365));
-    let mut api = None;
-    let asked = args.local.node().await?.identify().await?.node_id;
+    let (mut api, mut asked) = (None, None);
     let mut last_answer = Instant::now();
     loop {
-        let Ok(seen) = timeout_at(deadline, look(args, &mut api)).await else {
+        let Ok(seen) = timeout_at(deadline, look(args, &mut api, &mut asked)).await else {
             return Ok(Ended::TimedOut);
         };
         match seen {
@@ -123,7 +122,7 @@ async fn wait(args: &Args, shown: &mut Shown) -> anyhow::Result<Ended> {
                 shown.unclear(&why);
             }
             // It is the node itself that is asked, and it has been told.
-            Err(Trouble::Away(_)) if asked == args.id && args.local.was_removed() => {
+            Err(Trouble::Away(_)) if asked == Some(args.id) && args.local.was_removed() => {
                 return Ok(Ended::Removed);
             }
             Err(Trouble::Away(error)) if last_answer.elapsed() > ABSENCE_MAX => {
@@ -146,7 +145,17 @@ enum Trouble {
     Final(anyhow::Error),
 }
 
-async fn look(args: &Args, api: &mut Option<OperationsApi>) -> Result<WatchDrainReply, Trouble> {
+/// One look, through the connection in `api` if there is one. Finds out which node is `asked`, once.
+async fn look(
+    args: &Args,
+    api: &mut Option<OperationsApi>,
+    asked: &mut Option<u64>,
+) -> Result<WatchDrainReply, Trouble> {
+    if asked.is_none() {
+        let node = args.local.node().await.map_err(Trouble::Away)?;
+        let identity = node.identify().await.map_err(Trouble::Away)?;
+        *asked = Some(identity.node_id);
+    }
     let node = match api {
         Some(node) => node,
         None => api.insert(args.local.operations().await.map_err(Trouble::Away)?),
@@ -166,7 +175,8 @@ fn trouble(status: &Status) -> Trouble {
     if status.code() == Code::Aborted {
         Trouble::Passing(text)
     } else if [Code::Unavailable, Code::Cancelled, Code::Unknown].contains(&status.code()) {
-        Trouble::Away(anyhow!("the node that was asked has ended"))
+        // It has ended, or is starting and says so.
+        Trouble::Away(crate::rpc::admin::words(status))
     } else {
         Trouble::Final(crate::rpc::admin::words(status))
     }
@@ -339,6 +349,7 @@ fn object(node: u64, state: &str, waiting: Option<&Waiting>) -> Value {
         "jobs": waiting.jobs,
         "uploads": waiting.uploads,
         "waiting_for": waiting.reasons,
+        "stuck": (!waiting.stuck.is_empty()).then_some(&waiting.stuck),
     })
 }
 
