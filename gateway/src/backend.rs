@@ -43,6 +43,9 @@ pub enum Unavailable {
     /// A node that is not (yet) part of a cluster, or is stopping.
     #[error("this node is not in service: {0}")]
     NotInService(String),
+    /// A node that has handed over everything, and takes no more uploads.
+    #[error("this node has been drained and is about to be removed")]
+    Drained,
     /// The node's own storage failed.
     #[error("this node's storage failed: {0}")]
     Storage(String),

@@ -191,6 +191,9 @@ impl ApiError {
             Unavailable::NotInService(_) => {
                 "This node is starting, stopping, or not part of a cluster. Ask another node.".to_owned()
             }
+            Unavailable::Drained => {
+                "This node is being taken away and takes no more uploads. Use another node.".to_owned()
+            }
             Unavailable::Storage(_) => "This node's storage has failed. Ask another node.".to_owned(),
             Unavailable::NotUnderstood(_) => {
                 "The cluster is being upgraded, and some nodes do not understand this yet. Try again later.".to_owned()
@@ -229,6 +232,7 @@ fn unavailable_code(cause: &Unavailable) -> &'static str {
         Unavailable::TooFewCopies { .. } => "too_few_copies",
         Unavailable::BlockUnreadable { .. } => "block_unreadable",
         Unavailable::NotInService(_) => "not_in_service",
+        Unavailable::Drained => "node_drained",
         Unavailable::Storage(_) => "storage_failed",
         Unavailable::NotUnderstood(_) => "not_understood",
     }

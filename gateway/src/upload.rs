@@ -35,6 +35,7 @@ use crate::state::{Gateway, Shared};
 use crate::{api, videos};
 use metadata::{Metadata, UploadParameters};
 
+use under_way::UnderWay;
 pub use under_way::UploadsUnderWay;
 
 /// The size of the blocks that a file is cut into. Small enough that processing starts early and many fit into memory, large
@@ -72,6 +73,7 @@ const LINGER: Duration = Duration::from_secs(5);
         (status = UNSUPPORTED_MEDIA_TYPE, body = api::Problem, content_type = "application/problem+json"),
         (status = REQUEST_TIMEOUT, description = "Nothing came for too long, or too little (`upload_too_slow`)", body = api::Problem, content_type = "application/problem+json"),
         WriteProblems,
+        (status = SERVICE_UNAVAILABLE, description = "Cannot be done now; try again after `Retry-After` seconds. At another node if this one is being taken away (`node_drained`), is not in service (`not_in_service`), or its storage has failed (`storage_failed`)", body = api::Problem, content_type = "application/problem+json", headers(("Retry-After" = u32))),
     ),
 )]
 pub(crate) async fn create(
@@ -81,7 +83,7 @@ pub(crate) async fn create(
 ) -> Result<Written<Response>, ApiError> {
     let (parts, body) = request.into_parts();
     match admit(&gateway, &parts.headers, parameters) {
-        Ok((upload, permit)) => receive(gateway, upload, body, permit).await,
+        Ok((upload, admission)) => receive(gateway, upload, body, admission).await,
         Err(error) => {
             // Reading would tell a client that waits for our word (RFC 9110, section 10.1.1) to go ahead.
             if !parts.headers.contains_key(header::EXPECT) {
@@ -99,12 +101,18 @@ struct Upload {
     boundary: Option<String>,
 }
 
+/// What an upload holds until it ends.
+struct Admission {
+    _under_way: UnderWay,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// All that can be refused before a byte has been read.
 fn admit(
     gateway: &Shared,
     headers: &HeaderMap,
     parameters: UploadParameters,
-) -> Result<(Upload, OwnedSemaphorePermit), ApiError> {
+) -> Result<(Upload, Admission), ApiError> {
     let limit = gateway.settings.upload_bytes_max;
     if !gateway.settings.anonymous_upload {
         return Err(ApiError::AnonymousUpload);
@@ -121,9 +129,11 @@ fn admit(
         }
         metadata.announced_bytes = boundary.is_none().then_some(length);
     }
+    // Counted before the look: a node that hands over is either seen with this upload or refuses it.
+    let under_way = gateway.backend.uploads().begin();
     gateway.backend.can_store()?;
     let permit = gateway.uploads.begin()?;
-    Ok((Upload { metadata, boundary }, permit))
+    Ok((Upload { metadata, boundary }, Admission { _under_way: under_way, _permit: permit }))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -135,15 +145,13 @@ async fn receive(
     gateway: Shared,
     upload: Upload,
     body: Body,
-    permit: OwnedSemaphorePermit,
+    admission: Admission,
 ) -> Result<Written<Response>, ApiError> {
     let (answer, answered) = oneshot::channel();
     let shared = Shared::clone(&gateway);
-    let under_way = shared.backend.uploads().begin();
     let task = async move {
-        let _under_way = under_way;
         let _in_use = InUse::of(&shared.meters.uploads);
-        let _permit = permit;
+        let _admission = admission;
         run(&shared, upload, body, answer).await;
     };
     gateway.tasks.spawn(task);

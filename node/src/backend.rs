@@ -101,7 +101,7 @@ impl Backend for NodeBackend {
         }
         let member = self.member()?;
         if removal::has_handed_over(&member) {
-            return Err(Unavailable::NotInService(removal::HANDED_OVER.to_owned()));
+            return Err(Unavailable::Drained);
         }
         member.content().can_store().map_err(unavailable_to_put)
     }

@@ -223,6 +223,7 @@ impl Backend for Memory {
     }
 
     fn can_store(&self) -> Result<(), Unavailable> {
+        assert_ne!(self.uploads.count(), 0, "a node that hands over would not see this upload");
         match *self.block_faults.lock().unwrap() {
             Blocks::Unavailable => Err(too_few()),
             Blocks::Work | Blocks::Slow(_) => Ok(()),

@@ -5,7 +5,7 @@
  * and the next node is asked within the same call. Every attempt has a deadline and their number is bounded.
  */
 import { failed, pool, succeeded } from './gateways';
-import { verdict } from './nodes';
+import { uploadsElsewhere, verdict } from './nodes';
 import { ApiError } from './problems';
 import type { Cluster, Heartbeat, Problem, Site, Video, VideoPage, Visibility } from './types';
 
@@ -248,9 +248,11 @@ export function uploadVideo(upload: Upload): Promise<Video> {
         finish(() => resolve(body as Video));
       } else {
         const retryAfter = Number(xhr.getResponseHeader('Retry-After'));
-        finish(() =>
-          reject(new ApiError(xhr.status, (body ?? {}) as Problem, retryAfter > 0 ? retryAfter : null)),
-        );
+        const problem = (body ?? {}) as Problem;
+        const error = new ApiError(xhr.status, problem, retryAfter > 0 ? retryAfter : null);
+        // Whoever repeats it shall do so at another node.
+        if (uploadsElsewhere(error.status, error.code)) failed(origin);
+        finish(() => reject(error));
       }
     });
     xhr.addEventListener('error', () => {

@@ -6,6 +6,7 @@ import {
   PROBE_AFTER_MS,
   reachableOrigin,
   sightings,
+  uploadsElsewhere,
   verdict,
 } from './nodes';
 import type { Cluster, ClusterNode } from './types';
@@ -194,5 +195,18 @@ describe('sightings', () => {
       null,
     );
     expect(seen.map((s) => s.origin)).toEqual(['http://10.0.0.1:8080']);
+  });
+});
+
+describe('uploadsElsewhere', () => {
+  it('leaves a node that takes no uploads', () => {
+    for (const code of ['node_drained', 'not_in_service', 'storage_failed']) {
+      expect(uploadsElsewhere(503, code)).toBe(true);
+    }
+  });
+  it('stays where the cluster is the reason, or the upload itself', () => {
+    expect(uploadsElsewhere(503, 'no_majority')).toBe(false);
+    expect(uploadsElsewhere(503, 'too_few_copies')).toBe(false);
+    expect(uploadsElsewhere(422, 'node_drained')).toBe(false);
   });
 });

@@ -50,6 +50,17 @@ export function verdict(status: number): Verdict {
   return 'answer';
 }
 
+/** Answers that concern the node and not the cluster: another node may well take the upload. */
+const TAKES_NO_UPLOADS: ReadonlySet<string> = new Set(['not_in_service', 'node_drained', 'storage_failed']);
+
+/**
+ * Whether a refused upload has to go to another node. Any other 503 says that the cluster cannot take it at present; the node can
+ * still serve what it holds.
+ */
+export function uploadsElsewhere(status: number, code: string): boolean {
+  return status === 503 && TAKES_NO_UPLOADS.has(code);
+}
+
 /** The smaller, the better a choice. */
 function standing(status: NodeStatus): number {
   switch (status) {
