@@ -9,9 +9,9 @@ use std::path::Path;
 pub(crate) const REMEDY_FOR_FULL_DISK: &str = "The disk is full: make room on it, then start this node again. Nothing that was \
                                                acknowledged is lost";
 
-/// Whether an error is about that. RocksDB passes on what the kernel said, and nothing else that could be recognized.
+/// Whether an error is about that, or about a quota, for which the same helps. RocksDB passes on what the kernel said, and nothing else that could be recognized.
 pub(crate) fn says_disk_is_full(error: &str) -> bool {
-    error.contains("No space left")
+    error.contains("No space left") || error.contains("Disk quota exceeded")
 }
 
 /// Writes a small file whole or not at all, and so that it is there after a power cut: temporary file, fsync, rename, fsync
@@ -76,6 +76,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn a_disk_is_full_for_the_node_when_its_quota_is_used_up() {
+        for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+            let error = format!("IO error: while appending to file: {}", io::Error::from(errno));
+            assert!(says_disk_is_full(&error), "{error}");
+        }
+        assert!(!says_disk_is_full("IO error: Input/output error"));
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_is_its_owners() {
