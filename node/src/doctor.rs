@@ -289,7 +289,7 @@ fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
         code,
         Some(node),
         summary,
-        "Delete videos or what else is on that disk, or let more nodes join.",
+        "Make room beside the data directory, enlarge the disk, or let more nodes join; deleting videos frees nothing yet.",
     ));
 }
 
