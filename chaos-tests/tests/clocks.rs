@@ -29,10 +29,17 @@ const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
 /// Writes that are acknowledged between two changes, beyond the first.
 const BETWEEN_CHANGES: u64 = 100;
 
-/// Videos to be made until each of three nodes has had work.
-const UPLOADS_MAX: usize = 20;
+/// Videos to be made until each of three nodes has had work. Each may take as long as a write: all of them have to fit in the
+/// minutes that a test may last.
+const UPLOADS_MAX: usize = 6;
 
-/// A token that lives for a second has ended by then, by whatever clock.
+/// What an operator asks for is refused while nobody leads.
+const OPERATED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a token lives that is to end soon: long enough to be made on a busy machine.
+const SHORT_LIFE: &str = "5s";
+
+/// A token that lives for [`SHORT_LIFE`] has ended by then, by whatever clock.
 const ENDED_WITHIN: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,9 +186,12 @@ async fn names(cluster: &Cluster, witness: usize, wrong: &[usize]) -> Result<()>
 /// Tokens that are made at a node count there, and end when they should.
 async fn tokens_end(cluster: &Cluster, place: usize) -> Result<()> {
     let made = async |life: &str| {
-        let made = ["token", "create", "--json", "--expires", life];
-        let made: Value = serde_json::from_str(&cluster.operate(&made, place).await?)?;
-        Ok::<_, anyhow::Error>(made["id"].clone())
+        let make = ["token", "create", "--json", "--expires", life];
+        wait::until("a token is made", OPERATED_WITHIN, async || {
+            let made: Value = serde_json::from_str(&cluster.operate(&make, place).await?)?;
+            Ok(Some(made["id"].clone()))
+        })
+        .await
     };
     let state = async |id: &Value| {
         let tokens = cluster.operate(&["token", "list", "--json"], place).await?;
@@ -190,12 +200,13 @@ async fn tokens_end(cluster: &Cluster, place: usize) -> Result<()> {
         let token = tokens.iter().find(|token| token["id"] == *id).context("the token")?;
         Ok::<_, anyhow::Error>(token["state"].clone())
     };
-    let (short, long) = (made("1s").await?, made("10m").await?);
-    wait::until("a token has ended", ENDED_WITHIN, async || {
-        Ok((state(&short).await? == "expired").then_some(()))
+    let (short, long) = (made(SHORT_LIFE).await?, made("10m").await?);
+    let other = wait::until("a token has ended", ENDED_WITHIN, async || {
+        let ended = state(&short).await? == "expired";
+        Ok(if ended { Some(state(&long).await?) } else { None })
     })
     .await?;
-    ensure!(state(&long).await? == "good", "node {}: another one has ended as well", place + 1);
+    ensure!(other == "good", "node {}: another one has ended as well", place + 1);
     Ok(())
 }
 
@@ -203,8 +214,10 @@ async fn tokens_end(cluster: &Cluster, place: usize) -> Result<()> {
 async fn away(cluster: &Cluster, place: usize, witness: usize, until: &[&str]) -> Result<()> {
     let id = id_of(place);
     let command = [&["node", "maintenance", &id], until].concat();
-    cluster.operate(&command, witness).await?;
-    Ok(())
+    wait::until("a node is said to be away or back", OPERATED_WITHIN, async || {
+        cluster.operate(&command, witness).await.map(|_| Some(()))
+    })
+    .await
 }
 
 /// Nodes join in the order of their places.

@@ -28,6 +28,10 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes at the end of a log of which nobody was told: a mark of what is on disk, which itself may not be.
 const TORN_BYTES: u64 = 5;
 
+/// What is flipped, and what is flipped in addition: the same bit of the same byte would mend it.
+const BIT: u8 = 0x10;
+const OTHER_BIT: u8 = 0x20;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_never_goes_on_with_less_than_it_had() -> Result<()> {
     scenario(3, async |cluster| {
@@ -47,7 +51,7 @@ async fn a_node_never_goes_on_with_less_than_it_had() -> Result<()> {
         let kept = data.with_extension("kept");
         copy(&data, &kept)?;
         for part in [Part::LogRecords, Part::LogTable, Part::CatalogTable] {
-            flip(&part.file(&data)?)?;
+            flip(&part.file(&data)?, BIT)?;
             refuses(cluster, place).await.with_context(|| format!("{part:?}"))?;
             // Whoever tries again gets no further, though the first try may have changed files.
             refuses(cluster, place).await.with_context(|| format!("{part:?}, once more"))?;
@@ -67,21 +71,26 @@ async fn a_node_never_goes_on_with_less_than_it_had() -> Result<()> {
         // The log has what the catalog lacks.
         load.acknowledges(BETWEEN_FAULTS, WRITES_WITHIN).await?;
         cluster.end(place, Fault::Kill)?;
-        flip(&Part::CatalogRecords.file(&data)?)?;
+        flip(&Part::CatalogRecords.file(&data)?, BIT)?;
         cluster.restart(place)?;
         cluster.wait_until_ready().await?;
 
         // Under a node that runs: it may find out at any time, and does so at its next start.
-        for part in [Part::CatalogTable, Part::LogRecords] {
+        let parts = [Part::CatalogTable, Part::LogRecords];
+        for part in parts {
             // It may be about to replace the file.
             wait::until("a file is damaged", WRITES_WITHIN, async || {
-                flip(&part.file(&data)?).map(Some)
+                flip(&part.file(&data)?, BIT).map(Some)
             })
             .await?;
         }
         load.acknowledges(BETWEEN_FAULTS, WRITES_WITHIN).await?;
         // It may have ended by itself.
         let _ = cluster.end(place, Fault::Kill);
+        // It may also have replaced the files by others before it read the damage.
+        for part in parts {
+            flip(&part.file(&data)?, OTHER_BIT)?;
+        }
         refuses(cluster, place).await.context("damaged while it ran")?;
 
         // As it said: another node takes its place.
@@ -136,8 +145,8 @@ impl Part {
     }
 }
 
-/// Flips one bit in the first half of a file.
-fn flip(path: &Path) -> Result<()> {
+/// Flips one bit of a byte in the first half of a file.
+fn flip(path: &Path, bit: u8) -> Result<()> {
     let bytes = fs::read(path)?;
     // Zeros may be nothing but padding.
     let middle = bytes.len() / 2;
@@ -145,7 +154,7 @@ fn flip(path: &Path) -> Result<()> {
     let position = position.with_context(|| format!("{} is empty", path.display()))?;
     // In place: a node may have it open.
     let file = File::options().write(true).open(path)?;
-    file.write_all_at(&[bytes[position] ^ 0x10], position as u64)?;
+    file.write_all_at(&[bytes[position] ^ bit], position as u64)?;
     Ok(())
 }
 
