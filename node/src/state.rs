@@ -240,17 +240,26 @@ fn table_options(cache: &Cache) -> Options {
 }
 
 impl StateDb {
+    /// Refuses the catalog below `root` if it has been found damaged, whenever that was.
+    ///
+    /// # Errors
+    /// When it has, with what to do.
+    pub(crate) fn refuse_condemned(root: &Path) -> Result<(), StateError> {
+        let damaged = root.join(DAMAGED);
+        if !damaged.exists() {
+            return Ok(());
+        }
+        let reason = fs::read_to_string(damaged).unwrap_or_else(|error| error.to_string());
+        Err(StateError::Open { path: root.to_owned(), reason })
+    }
+
     /// Opens the catalog below `root`, and makes an empty one where there is none.
     ///
     /// # Errors
     /// When it is damaged, of another format, in use, or the disk fails.
     pub fn open(root: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(root).map_err(StateError::io("create", root))?;
-        let damaged = root.join(DAMAGED);
-        if damaged.exists() {
-            let reason = fs::read_to_string(damaged).unwrap_or_else(|error| error.to_string());
-            return Err(StateError::Open { path: root.to_owned(), reason });
-        }
+        Self::refuse_condemned(root)?;
         let active = match directory::read_active(root)? {
             Some(active) => active,
             None => {

@@ -1,5 +1,6 @@
 //! What runs beside consensus for as long as it does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,12 @@ pub(super) fn abort(reason: &str) {
 }
 
 /// Gives up when consensus has failed: it could neither vote nor apply, and everything else here relies on it.
-pub(super) async fn give_up_when_fatal(raft: Raft, failure: Failure, give_up: GiveUp) {
+pub(super) async fn give_up_when_fatal(
+    raft: Raft,
+    failure: Failure,
+    state_dir: PathBuf,
+    give_up: GiveUp,
+) {
     let mut metrics = raft.metrics();
     let failure = loop {
         match &metrics.borrow_and_update().running_state {
@@ -73,7 +79,9 @@ pub(super) async fn give_up_when_fatal(raft: Raft, failure: Failure, give_up: Gi
             return;
         }
     };
-    if says_disk_is_full(&failure) {
+    if let Err(condemned) = StateDb::refuse_condemned(&state_dir) {
+        give_up(&condemned.to_string());
+    } else if says_disk_is_full(&failure) {
         give_up(&format!("{failure}. {REMEDY_FOR_FULL_DISK}"));
     } else {
         give_up(&failure);

@@ -103,9 +103,15 @@ impl Consensus {
                     stored: snapshots.current().and_then(|snapshot| snapshot.meta().last_log_id),
                 };
                 fit_together(&log, &raft_dir, &position, &state_dir)?;
-                let raft = Raft::new(local.node_id.0, config, network, log.clone(), machine)
-                    .await
-                    .map_err(|error| StartError::Consensus(error.to_string()))?;
+                let raft =
+                    match Raft::new(local.node_id.0, config, network, log.clone(), machine).await {
+                        Ok(raft) => raft,
+                        Err(error) => {
+                            // The library may only have seen that the catalog does not answer any more.
+                            StateDb::refuse_condemned(&state_dir)?;
+                            return Err(StartError::Consensus(error.to_string()));
+                        }
+                    };
                 Ok::<_, StartError>((raft, state, snapshots, log))
             }
         });
@@ -136,7 +142,8 @@ impl Consensus {
             let give_up = Arc::clone(&give_up);
             move || background::verify_catalog(&state, &stop, &give_up)
         });
-        runtime.spawn(background::give_up_when_fatal(raft.clone(), failure, give_up));
+        let state_dir = data_dir.join("state");
+        runtime.spawn(background::give_up_when_fatal(raft.clone(), failure, state_dir, give_up));
         runtime.spawn(background::announce_leaders(raft.clone()));
         runtime.spawn(background::learn_addresses(
             raft.clone(),
