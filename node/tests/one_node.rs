@@ -95,7 +95,11 @@ fn what_a_node_cannot_start_with_is_said_in_words() {
         (vec!["serve", "--data-dir", "/proc/nowhere"], "/proc/nowhere"),
         (vec!["cluster", "status", "--url", "http://127.0.0.1:1"], "nobody answers"),
         (vec!["cluster", "init", "--data-dir", dir], "no node runs on"),
-        (vec!["token", "list", "--data-dir", dir], "reelraft serve --data-dir"),
+        (vec!["token", "list", "--data-dir", dir], "there is no such directory"),
+        (
+            vec!["token", "list", "--data-dir", home.path().to_str().unwrap()],
+            "it is no data directory",
+        ),
         (vec!["token", "create", "--roles", "king", "--data-dir", dir], "store, gateway"),
         (vec!["video", "upload", "/no/such/clip.mp4"], "/no/such/clip.mp4"),
     ] {
