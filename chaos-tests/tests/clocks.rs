@@ -151,7 +151,12 @@ mod long {
             let token = cluster.command(&["token", "create"], &cluster.nodes[ahead]).await?;
             let to = format!("{}:{}", cluster.nodes[ahead].address, cluster.nodes[ahead].rpc_port);
             let join = ["node", "join", token.trim(), "--to", &to];
-            let refused = cluster.command(&join, &cluster.nodes[4]).await;
+            let refused = wait::until("the newcomer listens", NOTICED_WITHIN, async || {
+                let answer = cluster.command(&join, &cluster.nodes[4]).await;
+                let listens = |error: &anyhow::Error| !error.to_string().contains("no node runs");
+                Ok(answer.as_ref().err().is_none_or(listens).then_some(answer))
+            })
+            .await?;
             let reason =
                 format!("{:#}", refused.err().context("joined with a certificate of the future")?);
             ensure!(reason.contains("are the clocks of both machines right?"), "{reason}");
