@@ -46,7 +46,12 @@ pub struct StoredBlock {
     pub len: u32,
     /// The log index that the last to put it had applied.
     pub put_index: u64,
+    /// When it was first stored here, in milliseconds since 1970 by this node's clock.
+    pub stored_ms: u64,
 }
+
+/// What has to be true of a copy for it to be deleted. Looked at while nobody else changes that copy.
+pub type DeleteCondition = dyn FnOnce(&StoredBlock) -> bool + Send;
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,12 +127,17 @@ pub trait BlockStore: Send + Sync + 'static {
     /// As for [`BlockStore::get`].
     async fn verify(&self, hash: BlockHash) -> Result<(), StoreError>;
 
-    /// Forgets a block. No harm if it is not there. Durable a little later: one that comes back after a crash is garbage
-    /// that will be collected again.
+    /// Forgets a block if `condition` holds for the copy at that moment, one in quarantine too. Whether it was deleted; no
+    /// harm if it is not there. A put of the same block happens either before, and `condition` sees what it left, or after.
+    /// Durable a little later: a copy that comes back after a crash is garbage that will be collected again.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`] and [`StoreError::Unavailable`].
-    async fn delete(&self, hash: BlockHash) -> Result<(), StoreError>;
+    async fn delete_if(
+        &self,
+        hash: BlockHash,
+        condition: Box<DeleteCondition>,
+    ) -> Result<bool, StoreError>;
 
     /// Up to `limit` blocks in the order of their hashes, `from` (inclusive) to `to` (inclusive). A placement group is such
     /// a range.

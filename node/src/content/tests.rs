@@ -463,7 +463,7 @@ async fn a_damaged_copy_that_others_ask_for_is_healed_by_the_loop() {
     let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
     cluster.catalog.refer_to(block);
     damage(&mut cluster, 1, &good).await;
-    cluster.nodes[0].store.delete(block.hash).await.unwrap();
+    cluster.nodes[0].store.delete_if(block.hash, Box::new(|_| true)).await.unwrap();
     // Node 1 is asked first, having the lower number, and then node 2.
     assert_eq!(cluster.nodes[0].content.get_once(block).await.unwrap(), good);
     let damaged = &cluster.nodes[1];
@@ -486,8 +486,8 @@ async fn what_was_read_stays_in_memory_unless_read_once() {
     content.get(kept).await.unwrap();
     content.get_once(not_kept).await.unwrap();
     for node in &cluster.nodes {
-        node.store.delete(kept.hash).await.unwrap();
-        node.store.delete(not_kept.hash).await.unwrap();
+        node.store.delete_if(kept.hash, Box::new(|_| true)).await.unwrap();
+        node.store.delete_if(not_kept.hash, Box::new(|_| true)).await.unwrap();
     }
     assert_eq!(content.get(kept).await.unwrap(), bytes(1, 5000));
     let error = content.get(not_kept).await.unwrap_err();
@@ -532,7 +532,7 @@ async fn neither_a_lying_nor_a_silent_holder_hurts_a_reader() {
         let asked = Arc::new(AtomicBool::new(false));
         let strange = Strange { answers, asked: Arc::clone(&asked) };
         cluster.nodes[1].serve_instead(Routes::new(BlocksServer::new(strange))).await;
-        cluster.nodes[0].store.delete(block.hash).await.unwrap();
+        cluster.nodes[0].store.delete_if(block.hash, Box::new(|_| true)).await.unwrap();
 
         let began = Instant::now();
         assert_eq!(cluster.nodes[0].content.get(block).await.unwrap(), good);

@@ -25,7 +25,7 @@ use cluster::ids::BlockHash;
 
 use super::committer::Committer;
 use super::pool::Pool;
-use super::{BlockStore, StoreCondition, StoreError, StoreStats, StoredBlock};
+use super::{BlockStore, DeleteCondition, StoreCondition, StoreError, StoreStats, StoredBlock};
 use engine::{Engine, Written};
 pub use options::RocksOptions;
 
@@ -145,8 +145,12 @@ impl BlockStore for RocksBlockStore {
         self.read(move |engine| engine.verify(hash)).await
     }
 
-    async fn delete(&self, hash: BlockHash) -> Result<(), StoreError> {
-        self.write(move |engine| engine.delete(hash)).await
+    async fn delete_if(
+        &self,
+        hash: BlockHash,
+        condition: Box<DeleteCondition>,
+    ) -> Result<bool, StoreError> {
+        self.write(move |engine| engine.delete_if(hash, condition)).await
     }
 
     async fn list(

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::ids::BlockHash;
 
-use super::{BlockStore, StoreCondition, StoreError, StoreStats, StoredBlock};
+use super::{BlockStore, DeleteCondition, StoreCondition, StoreError, StoreStats, StoredBlock};
 
 /// Has nothing, takes nothing, and says why.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl BlockStore for UnavailableStore {
         Err(self.refusal())
     }
 
-    async fn delete(&self, _: BlockHash) -> Result<(), StoreError> {
+    async fn delete_if(&self, _: BlockHash, _: Box<DeleteCondition>) -> Result<bool, StoreError> {
         Err(self.refusal())
     }
 

@@ -17,7 +17,7 @@ use crate::now_ms;
 use crate::state::find_damage;
 use crate::store::meta::{BlockMeta, CopyState};
 use crate::store::quarantine::Quarantine;
-use crate::store::{BLOCK_BYTES_MAX, StoreError, StoreStats, StoredBlock};
+use crate::store::{BLOCK_BYTES_MAX, DeleteCondition, StoreError, StoreStats, StoredBlock};
 
 /// Locks for changing a block's row. Two blocks that share one wait for each other now and then; nothing else comes of it.
 const LOCKS: usize = 64;
@@ -226,11 +226,18 @@ impl Engine {
         Ok(self.is_live(hash, self.row(hash)))
     }
 
-    pub(super) fn delete(&self, hash: BlockHash) -> Result<(), StoreError> {
+    pub(super) fn delete_if(
+        &self,
+        hash: BlockHash,
+        condition: Box<DeleteCondition>,
+    ) -> Result<bool, StoreError> {
         let _lock = self.lock(&hash);
         let Some(row) = self.row(&hash) else {
-            return Ok(());
+            return Ok(false);
         };
+        if !condition(&stored(hash, &row)) {
+            return Ok(false);
+        }
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.blocks(), hash.0);
         batch.delete_cf(self.meta(), hash.0);
@@ -239,7 +246,7 @@ impl Engine {
             self.uncount(&row);
         }
         self.quarantine.remove(&hash);
-        Ok(())
+        Ok(true)
     }
 
     /// Calls `visit` for each good block from `from` to `to`, both inclusive, in the order of their hashes.
@@ -251,7 +258,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         self.for_each_row(from, to, &mut |hash, meta| {
             if self.is_live(&hash, Some(meta)) {
-                visit(StoredBlock { hash, len: meta.len, put_index: meta.put_index })
+                visit(stored(hash, &meta))
             } else {
                 ControlFlow::Continue(())
             }
@@ -357,4 +364,10 @@ impl Engine {
     fn meta(&self) -> &ColumnFamily {
         self.db.cf_handle(META).expect("opened with it")
     }
+}
+
+/// What others are told of a copy.
+fn stored(hash: BlockHash, row: &BlockMeta) -> StoredBlock {
+    let BlockMeta { state: _, len, put_index, stored_ms } = *row;
+    StoredBlock { hash, len, put_index, stored_ms }
 }
