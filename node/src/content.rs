@@ -15,8 +15,8 @@
 //!   acknowledged, of gets, and of the cache.
 
 mod get;
-mod latency;
 mod missing;
+mod neighbours;
 mod owed;
 mod placement;
 mod put;
@@ -40,9 +40,9 @@ use crate::rpc::blocks::BlocksClient;
 use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
 pub use get::GetError;
 use get::HealTrouble;
-use latency::Latencies;
 pub use missing::ComparedBy;
 use missing::Missing;
+use neighbours::Neighbours;
 use owed::Owed;
 use placement::Placement;
 pub use put::PutError;
@@ -132,7 +132,7 @@ struct Inner {
     is_up: Arc<IsUp>,
     settings: ContentSettings,
     cache: Cache<BlockHash, Bytes>,
-    latencies: Latencies,
+    neighbours: Neighbours,
     missing: Missing,
     heal_trouble: HealTrouble,
     owed: Owed,
@@ -168,7 +168,7 @@ impl Content {
                 is_up: parts.is_up,
                 settings: parts.settings,
                 cache,
-                latencies: Latencies::default(),
+                neighbours: Neighbours::default(),
                 missing: Missing::default(),
                 heal_trouble: HealTrouble::default(),
                 owed: Owed::default(),

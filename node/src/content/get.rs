@@ -1,8 +1,9 @@
 //! Finding the bytes of a block again.
 //!
 //! This node's own copy first, then the other holders, the nearest one first: same zone, then whoever has been answering
-//! quickest; a node that is known not to answer is asked last. A holder that takes long is not waited for alone: the next one
-//! is asked as well, and whoever answers first wins. When no holder has it, the remaining nodes are asked: they may have held
+//! quickest; a node that is known not to answer, or that keeps failing, is asked last. A holder that takes longer than it
+//! usually does is not waited for alone: the next one is asked as well, within a budget, and whoever answers first wins
+//! (see [`super::neighbours`]). When no holder has it, the remaining nodes are asked: they may have held
 //! it by an earlier layout. Whatever comes back is hashed before anybody sees it.
 
 use std::mem::Discriminant;
@@ -18,24 +19,21 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
+use super::neighbours::Answer;
 use super::placement::Whereabouts;
 use super::{Content, Inner, cost};
 use crate::store::StoreError;
 
-/// How long a holder may take before the next one is asked as well. Well above what a block of some megabytes takes on a
-/// busy network, well below what a viewer notices.
-const HEDGE_AFTER: Duration = Duration::from_millis(150);
-
 /// How long all attempts together may take. A player has some seconds of video left when it asks for a segment.
 const GET_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How much longer a holder is waited for alone when the budget for hedged reads is used up. After that it is not slow, it
+/// hangs.
+const HANGS_AFTER: Duration = Duration::from_millis(500);
 
 /// How often all holders are asked for somebody who waits, when the trouble may pass by itself; and the pause in between.
 const ROUNDS: u32 = 4;
 const ROUND_PAUSE: Duration = Duration::from_millis(300);
-
-/// What an answer without the block counts as in the order of holders. A connection that is refused is quick, but no reason
-/// to ask there first.
-const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 
 /// Why a block could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -221,8 +219,11 @@ impl Inner {
         let mut refusals = Vec::new();
         let mut asking = FuturesUnordered::new();
         let ask = |node| async move { (node, self.ask(node, block).await) };
-        asking.extend(next.next().map(ask));
-        let mut asked_at = Instant::now();
+        self.neighbours.read_begins();
+        let first = next.next();
+        let mut hedge_at = first.map(|node| Instant::now() + self.neighbours.hedge_after(node));
+        let mut within_budget = true;
+        asking.extend(first.map(ask));
         loop {
             tokio::select! {
                 answer = asking.next() => match answer {
@@ -230,15 +231,27 @@ impl Inner {
                     Some((node, Err(refusal))) => {
                         tracing::debug!(%node, block = %block.hash, reason = refusal.reason, "not read");
                         refusals.push((node, refusal));
-                        asking.extend(next.next().map(ask));
-                        asked_at = Instant::now();
+                        let another = next.next();
+                        hedge_at =
+                            another.map(|node| Instant::now() + self.neighbours.hedge_after(node));
+                        within_budget = true;
+                        asking.extend(another.map(ask));
                     }
                     None => return Err(refusals),
                 },
-                () = tokio::time::sleep_until(asked_at + HEDGE_AFTER), if next.len() > 0 => {
-                    metrics::counter!("reelraft_content_hedged_reads_total").increment(1);
-                    asking.extend(next.next().map(ask));
-                    asked_at = Instant::now();
+                () = due(hedge_at), if next.len() > 0 => {
+                    if within_budget && !self.neighbours.may_hedge() {
+                        metrics::counter!("reelraft_content_hedges_over_budget_total").increment(1);
+                        within_budget = false;
+                        hedge_at = Some(Instant::now() + HANGS_AFTER);
+                    } else {
+                        metrics::counter!("reelraft_content_hedged_reads_total").increment(1);
+                        let another = next.next();
+                        hedge_at =
+                            another.map(|node| Instant::now() + self.neighbours.hedge_after(node));
+                        within_budget = true;
+                        asking.extend(another.map(ask));
+                    }
                 }
             }
         }
@@ -249,18 +262,27 @@ impl Inner {
         let mut others = nodes;
         others.retain(|node| *node != self.node);
         others.sort_by_cached_key(|node| {
-            (!self.is_up(*node), !here.same_zone(self.node, *node), self.latencies.of(*node))
+            let reluctance = self.neighbours.reluctance(*node);
+            let failing = !self.is_up(*node) || reluctance.failing();
+            (failing, !here.same_zone(self.node, *node), reluctance)
         });
         others
     }
 
     async fn ask(&self, node: NodeId, block: BlockRef) -> Result<Bytes, Refusal> {
-        let mut watch = Watch { inner: self, node, began: Instant::now(), penalty: Duration::ZERO };
-        let bytes = self.client.get(node, block).await.map_err(|status| {
-            watch.penalty = FAILURE_COUNTS_AS;
-            Refusal { passing: may_pass(&status), reason: status.message().to_owned() }
+        let mut asked =
+            Asked { inner: self, node, began: Instant::now(), answer: Answer::Overtaken };
+        let answer = self.client.get(node, block).await;
+        asked.answer = match &answer {
+            Err(status) if may_pass(status) => Answer::Failed,
+            // Whoever says in time that it has no good copy is well.
+            Ok(_) | Err(_) => Answer::Given,
+        };
+        drop(asked);
+        let bytes = answer.map_err(|status| Refusal {
+            passing: may_pass(&status),
+            reason: status.message().to_owned(),
         })?;
-        drop(watch);
         let actual = self.hash(&bytes).await;
         if actual != block.hash {
             metrics::counter!("reelraft_content_wrong_answers_total").increment(1);
@@ -272,17 +294,25 @@ impl Inner {
     }
 }
 
-/// Notes how long a node took, or had been taking when somebody else was quicker.
-struct Watch<'a> {
+/// Notes what became of asking a node, also when somebody else was quicker and the future is dropped.
+struct Asked<'a> {
     inner: &'a Inner,
     node: NodeId,
     began: Instant,
-    penalty: Duration,
+    answer: Answer,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.inner.latencies.note(self.node, self.began.elapsed() + self.penalty);
+        self.inner.neighbours.note(self.node, self.answer, self.began.elapsed());
+    }
+}
+
+/// Resolves at that time; never without one.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
