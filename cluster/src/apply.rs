@@ -134,6 +134,7 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
         Action::SetMaintenance { node, until_ms, actor } => {
             lifecycle::set_maintenance(step, *node, *until_ms, actor)
         }
+        Action::PauseRepair { paused, actor } => lifecycle::pause_repair(step, *paused, actor),
         Action::RaiseFeatureLevel { level } => registration::raise_feature_level(step, *level),
 
         Action::CreateVideo {

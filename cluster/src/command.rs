@@ -135,6 +135,13 @@ pub enum Action {
         until_ms: Option<u64>,
         actor: String,
     },
+    /// No node makes copies that are missing, until that is taken back.
+    PauseRepair {
+        /// Otherwise it goes on.
+        paused: bool,
+        /// Who asks for it.
+        actor: String,
+    },
     /// From now on commands of this [level](features) may be proposed. Refused unless every member has registered it.
     RaiseFeatureLevel {
         level: u32,
@@ -274,6 +281,7 @@ impl Action {
             Self::CancelDrain { .. } => "cancel_drain",
             Self::RemoveNode { .. } => "remove_node",
             Self::SetMaintenance { .. } => "set_maintenance",
+            Self::PauseRepair { .. } => "pause_repair",
             Self::RaiseFeatureLevel { .. } => "raise_feature_level",
             Self::CreateVideo { .. } => "create_video",
             Self::AppendSource { .. } => "append_source",
@@ -329,6 +337,7 @@ impl Action {
             | Self::CancelDrain { .. }
             | Self::RemoveNode { .. }
             | Self::SetMaintenance { .. } => features::ADMISSION,
+            Self::PauseRepair { .. } => features::UPKEEP,
         }
     }
 }

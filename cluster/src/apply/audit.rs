@@ -80,6 +80,9 @@ pub(super) fn entry(
             };
             (actor.clone(), action)
         }
+        Action::PauseRepair { paused, actor } => {
+            (actor.clone(), if *paused { "pause repair" } else { "resume repair" }.to_owned())
+        }
         Action::RaiseFeatureLevel { level } => {
             (CLUSTER.into(), format!("raise the feature level to {level}"))
         }

@@ -1,4 +1,4 @@
-//! How a member is drained, removed, and left alone while somebody works on it.
+//! How a member is drained, removed, and left alone while somebody works on it; and how repair is paused.
 //!
 //! Here is refused what the tables alone show to be wrong. Whether a node is dead, or a voter, or has the only copy of
 //! something, is not in the tables: the leader looks before it proposes.
@@ -11,6 +11,7 @@ use crate::command::{Refusal, Reply};
 use crate::ids::NodeId;
 use crate::tables::members::{MEMBERS, MemberRow, MemberState};
 use crate::tables::nodes::{LAYOUT, NODES, Role};
+use crate::tables::system::{RepairPause, SYSTEM};
 
 pub(super) fn drain(step: &mut Step<'_>, node: NodeId, actor: &str) -> Result<Reply, Stop> {
     require_actor(actor)?;
@@ -88,6 +89,19 @@ pub(super) fn set_maintenance(
         })?;
     }
     MEMBERS.put(&mut step.tx, &node, &MemberRow { maintenance_until_ms: until_ms, ..member });
+    Ok(Reply::Done)
+}
+
+pub(super) fn pause_repair(step: &mut Step<'_>, paused: bool, actor: &str) -> Result<Reply, Stop> {
+    require_actor(actor)?;
+    let mut system = catalog::system(&step.tx)?;
+    system.repair_paused = match (paused, system.repair_paused) {
+        // Who asked first is told of.
+        (true, Some(pause)) => Some(pause),
+        (true, None) => Some(RepairPause { actor: actor.to_owned(), since_ms: step.now_ms }),
+        (false, _) => None,
+    };
+    SYSTEM.put(&mut step.tx, &(), &system);
     Ok(Reply::Done)
 }
 

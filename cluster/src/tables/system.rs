@@ -35,6 +35,18 @@ pub struct SystemRow {
     /// Rows of the audit log.
     #[serde(default)]
     pub audit_rows: u64,
+    /// Nobody makes missing copies while somebody wants it so.
+    #[serde(default)]
+    pub repair_paused: Option<RepairPause>,
+}
+
+/// An operator's wish that nobody makes missing copies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairPause {
+    /// Who asked for it.
+    pub actor: String,
+    /// By the catalog's clock, in milliseconds since 1970.
+    pub since_ms: u64,
 }
 
 impl SystemRow {

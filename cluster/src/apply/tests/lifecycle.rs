@@ -172,6 +172,22 @@ fn maintenance_ends_by_itself() {
 }
 
 #[test]
+fn repair_stays_paused_for_whoever_asked_first() {
+    let mut world = World::new();
+    let pause = |paused, actor: &str| Action::PauseRepair { paused, actor: actor.to_owned() };
+    world.done(pause(true, "anna"));
+    let since_ms = world.now_ms;
+    world.now_ms += 1000;
+    world.done(pause(true, "ben"));
+    let paused = catalog::system(&world.view).unwrap().repair_paused.unwrap();
+    assert_eq!((paused.actor.as_str(), paused.since_ms), ("anna", since_ms));
+    for _ in 0..2 {
+        world.done(pause(false, "ben"));
+        assert_eq!(catalog::system(&world.view).unwrap().repair_paused, None);
+    }
+}
+
+#[test]
 fn whoever_asks_says_who_it_is() {
     let mut world = World::new();
     let node = NodeId(2);
@@ -182,6 +198,7 @@ fn whoever_asks_says_who_it_is() {
             Action::RemoveNode { node, force: false, actor: actor.clone() },
             Action::SetMaintenance { node, until_ms: None, actor: actor.clone() },
             Action::RevokeToken { token: TOKEN, actor: actor.clone() },
+            Action::PauseRepair { paused: true, actor: actor.clone() },
         ] {
             assert!(matches!(world.refused(action), Refusal::Invalid { .. }));
         }

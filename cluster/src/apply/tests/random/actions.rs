@@ -211,6 +211,7 @@ pub(super) fn administrative_action() -> impl Strategy<Value = Action> {
         (node_id(), prop::option::of(time()), actor()).prop_map(|(node, until_ms, actor)| {
             Action::SetMaintenance { node, until_ms, actor }
         }),
+        (any::<bool>(), actor()).prop_map(|(paused, actor)| Action::PauseRepair { paused, actor }),
         (0..=features::NEWEST + 1).prop_map(|level| Action::RaiseFeatureLevel { level }),
     ]
 }
