@@ -21,9 +21,10 @@ mod owed;
 mod placement;
 mod put;
 mod rate;
-mod replicate;
+mod repair;
 #[cfg(test)]
 mod tests;
+mod viewers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +48,9 @@ use owed::Owed;
 use placement::Placement;
 pub use put::PutError;
 use rate::RateMeter;
-pub use replicate::LAYOUT_SETTLES;
+pub use repair::LAYOUT_SETTLES;
+use repair::Pace;
+use viewers::Viewers;
 
 /// Bytes of blocks in puts that are not acknowledged yet. Who comes later waits, and an upload is held back by that.
 const PUT_BYTES_MAX: usize = 64 << 20;
@@ -130,13 +133,14 @@ struct Inner {
     client: BlocksClient,
     placement: Placement,
     is_up: Arc<IsUp>,
-    settings: ContentSettings,
     cache: Cache<BlockHash, Bytes>,
     neighbours: Neighbours,
     missing: Missing,
     heal_trouble: HealTrouble,
     owed: Owed,
     repaired: RateMeter,
+    pace: Pace,
+    viewers: Viewers,
     hashing: Pool,
     put_budget: Arc<Semaphore>,
     trailing_budget: Arc<Semaphore>,
@@ -166,13 +170,14 @@ impl Content {
                 client: parts.client,
                 placement: Placement::new(parts.catalog, parts.applied),
                 is_up: parts.is_up,
-                settings: parts.settings,
                 cache,
                 neighbours: Neighbours::default(),
                 missing: Missing::default(),
                 heal_trouble: HealTrouble::default(),
                 owed: Owed::default(),
                 repaired: RateMeter::default(),
+                pace: Pace::new(parts.settings.repair_bytes_per_second),
+                viewers: Viewers::default(),
                 hashing: Pool::for_processors(),
                 put_budget: Arc::new(Semaphore::new(PUT_BYTES_MAX)),
                 trailing_budget: Arc::new(Semaphore::new(TRAILING_BYTES_MAX)),
@@ -248,7 +253,9 @@ impl Content {
             queued_blocks,
             repair_bytes_per_second: rate,
             repair_eta_seconds: queued_bytes.checked_div(rate),
-            waiting_for: (queued_blocks > 0).then(|| inner.missing.waiting_for()).flatten(),
+            waiting_for: (queued_blocks > 0)
+                .then(|| inner.missing.waiting_for().or_else(|| inner.pace.slowed()))
+                .flatten(),
             condition: inner.store.condition(),
         }
     }

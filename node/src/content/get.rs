@@ -75,7 +75,13 @@ impl Content {
     /// # Errors
     /// When no copy that can be reached is good.
     pub async fn get(&self, block: BlockRef) -> Result<Bytes, GetError> {
-        let read = Arc::clone(&self.inner).read(block);
+        let inner = Arc::clone(&self.inner);
+        let read = async move {
+            let began = Instant::now();
+            let bytes = Arc::clone(&inner).read(block).await?;
+            inner.viewers.waited(began.elapsed());
+            Ok(bytes)
+        };
         let read = self.inner.cache.try_get_with(block.hash, read);
         read.await.map_err(|error: Arc<GetError>| (*error).clone())
     }
