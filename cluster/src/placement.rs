@@ -13,6 +13,7 @@
 //!    have their new holders all over the cluster.
 
 mod compute;
+mod fallbacks;
 mod quota;
 mod rendezvous;
 
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use compute::compute;
+pub use fallbacks::fallbacks;
 pub use quota::{quota, tolerance};
 
 use crate::ids::{BlockHash, NodeId};

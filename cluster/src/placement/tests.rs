@@ -1,3 +1,5 @@
+mod moving;
+
 use proptest::prelude::*;
 
 use super::*;
