@@ -16,10 +16,7 @@ use cluster::ids::NodeId;
 use gateway::backend::{Finding, NodeStatus, Severity};
 
 use crate::files::Space;
-use crate::store::FREE_BYTES_MIN;
-
-/// A disk with less free space is almost full.
-const DISK_LOW_PERCENT: u64 = 10;
+use crate::watermark::DiskPressure;
 
 /// Leases and the times that people see depend on the clocks of leaders. Time servers keep them within milliseconds.
 const CLOCK_SKEW_WARNING: Duration = Duration::from_millis(500);
@@ -270,26 +267,33 @@ fn draining(node: &NodeFacts) -> (Severity, &'static str, String, String) {
 }
 
 fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
-    let Some(Space { free_bytes, total_bytes }) = node.disk else { return };
-    let free_mib = free_bytes >> 20;
-    let percent = (u128::from(free_bytes) * 100).checked_div(u128::from(total_bytes)).unwrap_or(0);
-    let (severity, code, summary) = if free_bytes < FREE_BYTES_MIN {
-        (
-            Severity::Critical,
-            "disk_full",
-            format!("has {free_mib} MiB left and stores no more blocks"),
-        )
-    } else if percent < u128::from(DISK_LOW_PERCENT) {
-        (Severity::Warning, "disk_low", format!("has {free_mib} MiB left, {percent} % of its disk"))
-    } else {
-        return;
+    let Some(space) = node.disk else { return };
+    let free_mib = space.free_bytes >> 20;
+    let percent = (u128::from(space.free_bytes) * 100)
+        .checked_div(u128::from(space.total_bytes))
+        .unwrap_or(0);
+    let left = format!("has {free_mib} MiB left, {percent} % of its disk");
+    let (severity, code, summary) = match DiskPressure::of(space) {
+        DiskPressure::None => return,
+        DiskPressure::Low => (Severity::Warning, "disk_low", left),
+        DiskPressure::NoCopies => (
+            Severity::Warning,
+            "disk_low",
+            format!("{left}, and makes no copies of blocks that are elsewhere"),
+        ),
+        DiskPressure::NoBlocks => {
+            (Severity::Critical, "disk_full", format!("{left}, and stores no blocks of its own"))
+        }
+        DiskPressure::Nothing => {
+            (Severity::Critical, "disk_full", format!("{left}, and stores no blocks"))
+        }
     };
     findings.push(finding(
         severity,
         code,
         Some(node),
         summary,
-        "Make room beside the data directory, enlarge the disk, or let more nodes join; deleting videos frees nothing yet.",
+        "Make room beside the data directory, enlarge the disk, or let more nodes join.",
     ));
 }
 
@@ -439,10 +443,10 @@ mod tests {
             (&["node_maintenance"], |facts| facts.nodes[1].status = NodeStatus::Maintenance),
             (&["store_trouble"], |facts| facts.nodes[1].trouble = Some("full".to_owned())),
             (&["disk_low"], |facts| {
-                facts.nodes[1].disk = Some(Space { free_bytes: 90 << 30, total_bytes: 1000 << 30 });
+                facts.nodes[1].disk = Some(Space { free_bytes: 9 << 30, total_bytes: 1000 << 30 });
             }),
             (&["disk_full"], |facts| {
-                facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 0 });
+                facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 1000 << 30 });
             }),
             (&["clock_skew"], |facts| {
                 facts.nodes[1].clock_ahead_ms = Some(-700);

@@ -26,6 +26,7 @@ pub mod run;
 pub mod state;
 pub mod store;
 pub mod token;
+pub mod watermark;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

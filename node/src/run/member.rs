@@ -36,7 +36,7 @@ use crate::rpc::join::JoinService;
 use crate::rpc::peers::Peers;
 use crate::rpc::tls::Tls;
 use crate::store::{BlockStore, RocksBlockStore, RocksOptions, StoreCondition, UnavailableStore};
-use crate::{media, milliseconds};
+use crate::{media, milliseconds, watermark};
 
 /// How long the loops get to end. They wait for nothing longer than a proposal, and that gives up by itself.
 const LOOPS_MAX: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ impl Member {
             Consensus::start(settings_of(&daemon.config), daemon.data_dir.path(), peers.clone())
                 .await
                 .context("start consensus")?;
-        let store = open_store(&daemon.data_dir.content()).await;
+        let store = open_store(daemon.data_dir.path(), daemon.data_dir.content()).await;
         let seen = observer.clone();
         let content = Content::new(ContentParts {
             node: local.node_id,
@@ -455,10 +455,18 @@ impl Member {
 
 /// The block store, or one that says why it cannot be used: without its blocks a node still votes, and serves what others
 /// hold.
-async fn open_store(path: &Path) -> Arc<dyn BlockStore> {
-    let path = path.to_owned();
-    let opening =
-        tokio::task::spawn_blocking(move || RocksBlockStore::open(&path, &RocksOptions::default()));
+async fn open_store(data: &Path, path: PathBuf) -> Arc<dyn BlockStore> {
+    // Blocks may have a disk of their own.
+    let space = files::space(&path).or_else(|_| files::space(data));
+    let free_bytes_min = match space {
+        Ok(space) => watermark::NO_BLOCKS.free_bytes(space.total_bytes),
+        Err(error) => {
+            tracing::warn!(%error, "how large the disk is cannot be found out: blocks are stored until it is full");
+            0
+        }
+    };
+    let options = RocksOptions { free_bytes_min, ..RocksOptions::default() };
+    let opening = tokio::task::spawn_blocking(move || RocksBlockStore::open(&path, &options));
     let reason = match opening.await {
         Ok(Ok(store)) => return Arc::new(store),
         Ok(Err(error)) => error.to_string(),
