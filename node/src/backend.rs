@@ -24,7 +24,7 @@ use gateway::backend::{
 use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
 
-use crate::content::{GetError, PutError};
+use crate::content::{GetError, PutError, RepairStats};
 use crate::doctor::{self, ClusterFacts, DrainFacts, NodeFacts};
 use crate::founding::NO_CLUSTER;
 use crate::metrics;
@@ -203,6 +203,7 @@ fn observe(member: &Member) -> ClusterObservation {
     });
     let mut under_replicated_blocks = 0;
     let mut troubles = Vec::new();
+    let mut shares = Vec::new();
     let mut nodes = Vec::with_capacity(rows.len());
     let mut facts = Vec::with_capacity(rows.len());
     let members: BTreeMap<NodeId, MemberRow> = catalog::members(catalog.as_ref())
@@ -237,6 +238,9 @@ fn observe(member: &Member) -> ClusterObservation {
             if let Some(trouble) = trouble(seen.status, &said) {
                 troubles.push(format!("node {} ({}): {trouble}", row.id, row.name));
             }
+        }
+        if !matches!(seen.status, NodeStatus::Down | NodeStatus::Dead) {
+            shares.push(said.repair.clone());
         }
         let voter = raft.voters.contains(&row.id);
         let drain = matches!(members.get(&row.id), Some(row) if matches!(row.state, MemberState::Draining { .. }))
@@ -292,7 +296,7 @@ fn observe(member: &Member) -> ClusterObservation {
         layout_epoch: layout.epoch(),
         under_replicated_blocks,
         nodes,
-        repair: repair(member, &troubles),
+        repair: repair(&shares, &troubles),
         findings,
     }
 }
@@ -374,14 +378,17 @@ fn gauge(member: &Member) {
     set("reelraft_under_replicated_blocks", seen.under_replicated_blocks);
 }
 
-/// How this node's own share of the repair is doing: each node repairs for itself. What holds up any of them is of interest
-/// wherever somebody asks.
-fn repair(member: &Member, troubles: &[String]) -> RepairObservation {
-    let content = member.content().observe();
+/// How the repair is doing as a whole. Each node repairs for itself, all at the same time: it is over when the last one is done.
+fn repair(shares: &[RepairStats], troubles: &[String]) -> RepairObservation {
+    let busy = || shares.iter().filter(|share| share.queued_blocks > 0);
     RepairObservation {
-        queued_blocks: content.queued_blocks,
-        bytes_per_second: content.repair_bytes_per_second,
-        eta_seconds: content.repair_eta_seconds,
+        queued_blocks: busy().map(|share| share.queued_blocks).sum(),
+        bytes_per_second: shares.iter().map(|share| share.bytes_per_second).sum(),
+        // Known only when it is known of everybody who has something to do.
+        eta_seconds: busy()
+            .map(RepairStats::eta_seconds)
+            .try_fold(None, |latest, eta| Some(latest.max(Some(eta?))))
+            .flatten(),
         waiting_for: (!troubles.is_empty()).then(|| troubles.join("; ")),
     }
 }

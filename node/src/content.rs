@@ -32,13 +32,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cluster::duties::COPIES_ACKNOWLEDGED;
 use cluster::ids::{BlockHash, NodeId};
-use cluster::placement::{COPIES, GROUPS};
+use cluster::placement::COPIES;
 use cluster::view::{View, ViewError};
 use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
 
 use crate::rpc::blocks::BlocksClient;
 use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
+use crate::watermark::DiskPressure;
 pub use get::GetError;
 use get::HealTrouble;
 pub use missing::ComparedBy;
@@ -65,8 +66,18 @@ const GET_BYTES_MAX: usize = 64 << 20;
 /// Bytes that a cached block costs beside its own.
 const CACHE_ENTRY_BYTES: u32 = 256;
 
-/// Whether a node answers, as far as is known here. Asked often; must not block.
-pub type IsUp = dyn Fn(NodeId) -> bool + Send + Sync;
+/// What may be asked of a node, as far as is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not answer.
+    Away,
+    /// It answers and takes no blocks: its disk is full, or its store cannot be written.
+    ReadsOnly,
+    Well,
+}
+
+/// Knows how the other nodes are. Asked often; must not block.
+pub type Outlook = dyn Fn(NodeId) -> Standing + Send + Sync;
 
 /// What a node may set.
 #[derive(Clone, Debug)]
@@ -93,7 +104,9 @@ pub struct ContentParts {
     pub catalog: Arc<dyn View + Send + Sync>,
     /// The log index applied on this node.
     pub applied: watch::Receiver<u64>,
-    pub is_up: Arc<IsUp>,
+    pub outlook: Arc<Outlook>,
+    /// How full this node's disk is.
+    pub disk: Arc<dyn Fn() -> DiskPressure + Send + Sync>,
     pub settings: ContentSettings,
 }
 
@@ -110,15 +123,30 @@ pub struct ContentObservation {
     pub missing_blocks: Option<u64>,
     /// The layout by which these were counted.
     pub compared_by: ComparedBy,
-    /// Copies that this node is going to make: its own missing ones, and those it owes other nodes.
-    pub queued_blocks: u64,
-    /// What it has been making them at, lately.
-    pub repair_bytes_per_second: u64,
-    /// When the queue is empty at that rate.
-    pub repair_eta_seconds: Option<u64>,
-    /// Why the queue does not get shorter.
-    pub waiting_for: Option<String>,
+    pub repair: RepairStats,
     pub condition: StoreCondition,
+    pub disk: DiskPressure,
+}
+
+/// What a node has yet to do so that all copies are where they belong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairStats {
+    /// Copies that it is going to make: its own missing ones, and those it owes other nodes.
+    pub queued_blocks: u64,
+    /// Bytes in these, as far as they are known by name.
+    pub queued_bytes: u64,
+    /// What it has been making them at, lately.
+    pub bytes_per_second: u64,
+    /// Why the queue does not get shorter, or not as fast as it may.
+    pub waiting_for: Option<String>,
+}
+
+impl RepairStats {
+    /// When the queue is empty at that rate; unknown while it does not get shorter.
+    #[must_use]
+    pub fn eta_seconds(&self) -> Option<u64> {
+        self.queued_bytes.checked_div(self.bytes_per_second)
+    }
 }
 
 /// The content of the cluster. Cloning it is cheap and shares it.
@@ -132,7 +160,8 @@ struct Inner {
     store: Arc<dyn BlockStore>,
     client: BlocksClient,
     placement: Placement,
-    is_up: Arc<IsUp>,
+    outlook: Arc<Outlook>,
+    disk: Arc<dyn Fn() -> DiskPressure + Send + Sync>,
     cache: Cache<BlockHash, Bytes>,
     neighbours: Neighbours,
     missing: Missing,
@@ -169,7 +198,8 @@ impl Content {
                 store: parts.store,
                 client: parts.client,
                 placement: Placement::new(parts.catalog, parts.applied),
-                is_up: parts.is_up,
+                outlook: parts.outlook,
+                disk: parts.disk,
                 cache,
                 neighbours: Neighbours::default(),
                 missing: Missing::default(),
@@ -186,41 +216,32 @@ impl Content {
         }
     }
 
-    /// Whether a put could succeed now, whatever the block: every placement group has enough holders that answer, and as
-    /// far as this node is one of them, its store takes blocks.
+    /// Whether a put could succeed now, whatever the block: enough nodes take blocks.
     ///
     /// # Errors
     /// What would stand in the way.
     pub fn can_store(&self) -> Result<(), PutError> {
         let inner = &self.inner;
         let here = inner.placement.current()?;
-        let writable_here = inner.store.condition() == StoreCondition::Writable;
-        let usable: Vec<_> = here
-            .layout
-            .nodes()
-            .into_iter()
-            .filter(|node| if *node == inner.node { writable_here } else { (inner.is_up)(*node) })
-            .collect();
-        for group in 0..GROUPS {
-            let holders = here.layout.holders_of_group(group);
-            if holders.is_empty() {
-                return Err(PutError::NoLayout);
-            }
-            let durable = holders.iter().filter(|holder| usable.contains(holder)).count();
-            let required = holders.len().min(COPIES_ACKNOWLEDGED);
-            if durable < required {
-                let missing: Vec<_> = here
-                    .layout
-                    .nodes()
-                    .iter()
-                    .filter(|node| !usable.contains(node))
-                    .map(|node| format!("node {node} cannot be reached or takes no blocks"))
-                    .collect();
-                let reason = missing.join(", ");
-                return Err(PutError::TooFewCopies { durable, required, reason });
-            }
+        if here.layout.copies() == 0 {
+            return Err(PutError::NoLayout);
         }
-        Ok(())
+        let required = here.layout.copies().min(COPIES_ACKNOWLEDGED);
+        let mut nodes = here.stores();
+        nodes.extend(here.layout.nodes());
+        nodes.sort_unstable();
+        nodes.dedup();
+        let (well, unwell): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|node| inner.takes_blocks(*node));
+        if well.len() >= required {
+            return Ok(());
+        }
+        let unwell: Vec<_> = unwell
+            .iter()
+            .map(|node| format!("node {node} cannot be reached or takes no blocks"))
+            .collect();
+        let reason = unwell.join(", ");
+        Err(PutError::TooFewCopies { durable: well.len(), required, reason })
     }
 
     /// How many copies of each block the present layout asks for, when that is fewer than there should be: durability is
@@ -242,20 +263,20 @@ impl Content {
         let missing = inner.missing.len();
         let counted = inner.missing.counted();
         let queued_blocks = missing + inner.owed.len();
-        let rate = inner.repaired.bytes_per_second();
-        let queued_bytes = inner.missing.bytes() + inner.owed.bytes();
+        let waiting_for = || inner.missing.waiting_for().or_else(|| inner.pace.slowed());
         ContentObservation {
             blocks: stats.blocks,
             bytes: stats.bytes,
             quarantined_blocks: stats.quarantined,
             missing_blocks: counted.map(|(blocks, _)| blocks),
             compared_by: counted.map(|(_, by)| by).unwrap_or_default(),
-            queued_blocks,
-            repair_bytes_per_second: rate,
-            repair_eta_seconds: queued_bytes.checked_div(rate),
-            waiting_for: (queued_blocks > 0)
-                .then(|| inner.missing.waiting_for().or_else(|| inner.pace.slowed()))
-                .flatten(),
+            repair: RepairStats {
+                queued_blocks,
+                queued_bytes: inner.missing.bytes() + inner.owed.bytes(),
+                bytes_per_second: inner.repaired.bytes_per_second(),
+                waiting_for: (queued_blocks > 0).then(waiting_for).flatten(),
+            },
+            disk: (inner.disk)(),
             condition: inner.store.condition(),
         }
     }
@@ -274,7 +295,15 @@ impl Inner {
     }
 
     fn is_up(&self, node: NodeId) -> bool {
-        node == self.node || (self.is_up)(node)
+        node == self.node || (self.outlook)(node) != Standing::Away
+    }
+
+    fn takes_blocks(&self, node: NodeId) -> bool {
+        if node == self.node {
+            return self.store.condition() == StoreCondition::Writable
+                && (self.disk)().takes_blocks();
+        }
+        (self.outlook)(node) == Standing::Well
     }
 }
 

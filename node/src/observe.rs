@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::config::FailureDetection;
+use crate::content::{RepairStats, Standing};
 use crate::files::Space;
 use crate::now_ms;
 use crate::rpc::caller::{Roster, says_removed};
@@ -75,6 +76,9 @@ pub struct Stats {
     pub certificate_ends_ms: Option<u64>,
     /// Uploads that people make through it.
     pub uploads: u64,
+    /// Whether it takes no blocks at present: its disk is full, or its store cannot be written.
+    pub refuses_blocks: bool,
+    pub repair: RepairStats,
 }
 
 impl From<PingReply> for Stats {
@@ -96,6 +100,13 @@ impl From<PingReply> for Stats {
             certificate_ends_ms: (reply.certificate_ends_ms > 0)
                 .then_some(reply.certificate_ends_ms),
             uploads: reply.uploads,
+            refuses_blocks: reply.refuses_blocks,
+            repair: RepairStats {
+                queued_blocks: reply.queued_blocks,
+                queued_bytes: reply.queued_bytes,
+                bytes_per_second: reply.repair_bytes_per_second,
+                waiting_for: (!reply.repair_waits_for.is_empty()).then_some(reply.repair_waits_for),
+            },
         }
     }
 }
@@ -138,6 +149,18 @@ impl Observer {
     pub fn is_up(&self, node: NodeId) -> bool {
         let observation = self.observe(node);
         observation.status == NodeStatus::Up && !observation.said.is_some_and(|said| said.stopping)
+    }
+
+    /// What may be asked of this node.
+    #[must_use]
+    pub fn standing(&self, node: NodeId) -> Standing {
+        if !self.is_up(node) {
+            Standing::Away
+        } else if self.observe(node).said.is_some_and(|said| said.refuses_blocks) {
+            Standing::ReadsOnly
+        } else {
+            Standing::Well
+        }
     }
 
     /// What is known of a node.

@@ -1,11 +1,12 @@
 //! The layout and the zones, decoded once for each change of the catalog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cluster::catalog;
 use cluster::ids::{BlockHash, NodeId};
-use cluster::placement::Layout;
+use cluster::placement::{self, Candidate, Layout};
+use cluster::tables::members::MemberState;
 use cluster::tables::nodes::Role;
 use cluster::view::{View, ViewError};
 use tokio::sync::watch;
@@ -17,8 +18,8 @@ pub(super) struct Whereabouts {
     pub(super) applied: u64,
     pub(super) layout: Layout,
     zones: BTreeMap<NodeId, String>,
-    /// All nodes that hold blocks, those too that the layout does not name.
-    stores: Vec<NodeId>,
+    /// All nodes that hold blocks, those too that the layout does not name. Who is to leave has no weight.
+    stores: Vec<Candidate>,
 }
 
 impl Whereabouts {
@@ -26,7 +27,21 @@ impl Whereabouts {
     /// holders have not fetched theirs yet.
     pub(super) fn elsewhere(&self, hash: &BlockHash) -> Vec<NodeId> {
         let holders = self.layout.holders(hash);
-        self.stores.iter().copied().filter(|node| !holders.contains(node)).collect()
+        self.stores().into_iter().filter(|node| !holders.contains(node)).collect()
+    }
+
+    /// All nodes that hold blocks.
+    pub(super) fn stores(&self) -> Vec<NodeId> {
+        self.stores.iter().map(|candidate| candidate.id).collect()
+    }
+
+    /// Who keeps a copy in place of holders that have failed, the best first.
+    pub(super) fn fallbacks(&self, hash: &BlockHash, failed: &[NodeId]) -> Vec<NodeId> {
+        placement::fallbacks(&self.layout, &self.stores, hash, failed)
+    }
+
+    pub(super) fn zone(&self, node: NodeId) -> Option<&str> {
+        self.zones.get(&node).map(String::as_str)
     }
 
     /// Whether two nodes are known to share a zone.
@@ -60,11 +75,22 @@ impl Placement {
             }
         }
         let rows = catalog::nodes(&*self.catalog)?;
+        let leaving: BTreeSet<NodeId> = catalog::members(&*self.catalog)?
+            .into_iter()
+            .filter(|(_, row)| row.state != MemberState::Member)
+            .map(|(node, _)| node)
+            .collect();
         let stores = rows.iter().filter(|row| row.roles.contains(&Role::Store));
         let found = Arc::new(Whereabouts {
             applied,
             layout: catalog::layout(&*self.catalog)?,
-            stores: stores.map(|row| row.id).collect(),
+            stores: stores
+                .map(|row| Candidate {
+                    id: row.id,
+                    zone: row.zone.clone(),
+                    weight: if leaving.contains(&row.id) { 0 } else { row.capacity_bytes },
+                })
+                .collect(),
             zones: rows.into_iter().map(|row| (row.id, row.zone)).collect(),
         });
         *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));

@@ -1,5 +1,14 @@
 //! Making a block durable on its holders.
+//!
+//! It is sent to all of them at the same time. In place of one that does not answer, or whose disk is full, another node gets
+//! a copy at once, and one more for each that refuses or hangs after all. Such a copy counts like any other: whoever looks
+//! for the block asks the holders first and then everybody. It stays where it is until the holders have theirs, and is then
+//! given up like any copy that the layout does not ask for.
+//!
+//! Two durable copies are enough to go on, in two zones if that can be had without waiting long; the third goes on in the
+//! background.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +23,22 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
+use super::placement::Whereabouts;
 use super::{Content, Inner, cost};
 use crate::store::BLOCK_BYTES_MAX;
 
 /// How long a put tries to get enough copies. Longer than a node takes to restart its process, and short enough for an
 /// uploader to be told that it has to come back later.
 const PUT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long those to whom a block is sent have to themselves before one more is asked to take a copy. Longer than an fsync on
+/// a busy disk, short enough to try all there are before the uploader is sent away.
+const SPARE_AFTER: Duration = Duration::from_millis(750);
+
+/// In how many zones there should be durable copies before a put is over, and how much longer that may take when there are
+/// enough copies otherwise.
+const ZONES: usize = 2;
+const SPREAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the copies beyond those that count may take. Whoever needs longer gets its copy from the loop.
 const TRAILING_DEADLINE: Duration = Duration::from_secs(10);
@@ -101,39 +120,58 @@ impl Content {
     ) -> Result<(), PutError> {
         let inner = &self.inner;
         let here = inner.placement.current()?;
-        let holders = here.layout.holders(&block.hash);
         let required = copies_acknowledged(&here.layout, &block.hash);
         if required == 0 {
             return Err(PutError::NoLayout);
         }
-        // A holder that is known not to answer only costs memory while it is waited for; it is tried if it is needed.
-        let (up, down): (Vec<_>, Vec<_>) =
-            holders.iter().copied().partition(|node| inner.is_up(*node));
-        let (tried, left_out) =
-            if up.len() >= required { (up, down) } else { (holders.to_vec(), Vec::new()) };
-
+        let mut targets = Targets::choose(inner, &here, block);
         let troubles = Troubles::default();
-        let mut sending: FuturesUnordered<_> = tried
-            .iter()
-            .map(|holder| {
-                let send = Arc::clone(inner).send_until_durable(
-                    *holder,
-                    block,
-                    bytes.clone(),
-                    here.applied,
-                    troubles.clone(),
-                );
-                Box::pin(send) as BoxFuture<'static, (NodeId, bool)>
-            })
-            .collect();
-        drop(bytes);
-
-        let mut durable = Vec::with_capacity(tried.len());
-        let mut refused = left_out;
-        while durable.len() < required {
-            match timeout_at(deadline, sending.next()).await {
-                Ok(Some((holder, true))) => durable.push(holder),
-                Ok(Some((holder, false))) => refused.push(holder),
+        let send = |node| {
+            let sending = Arc::clone(inner).send_until_durable(
+                node,
+                block,
+                bytes.clone(),
+                here.applied,
+                troubles.clone(),
+            );
+            Box::pin(sending) as BoxFuture<'static, (NodeId, bool)>
+        };
+        let mut sending: FuturesUnordered<_> = targets.first.iter().copied().map(send).collect();
+        let mut pending = targets.first.clone();
+        let mut durable = Vec::with_capacity(pending.len());
+        let mut spread_by = None;
+        let mut next_spare_at = Instant::now() + SPARE_AFTER;
+        loop {
+            if durable.len() >= required {
+                // One zone is as good as another for a moment, but not for ever: then what there is has to do.
+                let by = *spread_by.get_or_insert_with(|| Instant::now() + SPREAD_PATIENCE);
+                let hopeful = pending.iter().any(|node| !shares_zone(&here, &durable, *node));
+                if zones(&here, &durable) >= required.min(ZONES) || !hopeful || Instant::now() >= by
+                {
+                    break;
+                }
+            }
+            let wake_at = spread_by.unwrap_or(deadline).min(next_spare_at).min(deadline);
+            match timeout_at(wake_at, sending.next()).await {
+                Ok(Some((node, stored))) => {
+                    pending.retain(|waiting| *waiting != node);
+                    if stored {
+                        durable.push(node);
+                    } else if let Some(spare) = targets.spares.pop_front() {
+                        pending.push(spare);
+                        sending.push(send(spare));
+                    }
+                }
+                // Somebody hangs, and is not known to yet.
+                Err(_) if Instant::now() >= next_spare_at && durable.len() < required => {
+                    next_spare_at = Instant::now() + SPARE_AFTER;
+                    if let Some(spare) = targets.spares.pop_front() {
+                        pending.push(spare);
+                        sending.push(send(spare));
+                    }
+                }
+                Err(_) if Instant::now() < deadline => next_spare_at = deadline,
+                Ok(None) | Err(_) if durable.len() >= required => break,
                 Ok(None) | Err(_) => {
                     metrics::counter!("reelraft_content_puts_failed_total").increment(1);
                     return Err(PutError::TooFewCopies {
@@ -144,16 +182,60 @@ impl Content {
                 }
             }
         }
-        for holder in refused {
-            inner.owed.add(holder, block);
+        let holders = here.layout.holders(&block.hash);
+        for holder in holders {
+            if !durable.contains(holder) && !pending.contains(holder) {
+                inner.owed.add(*holder, block);
+            }
         }
-        let pending: Vec<_> =
-            tried.into_iter().filter(|holder| !durable.contains(holder)).collect();
-        if !sending.is_empty() {
+        if durable.iter().any(|node| !holders.contains(node)) {
+            metrics::counter!("reelraft_content_puts_elsewhere_total").increment(1);
+        }
+        // A copy in place of a holder is made only for as long as it is needed.
+        pending.retain(|node| holders.contains(node));
+        if !pending.is_empty() {
             Arc::clone(inner).trail(block, sending, pending);
         }
         Ok(())
     }
+}
+
+/// Whom a block is sent to.
+struct Targets {
+    /// At once: the holders, and others in place of those that are away or full.
+    first: Vec<NodeId>,
+    /// One after the other, when one of the first refuses or hangs.
+    spares: VecDeque<NodeId>,
+}
+
+impl Targets {
+    fn choose(inner: &Inner, here: &Whereabouts, block: BlockRef) -> Self {
+        let holders = here.layout.holders(&block.hash);
+        let required = copies_acknowledged(&here.layout, &block.hash);
+        let (mut first, failed): (Vec<_>, Vec<_>) =
+            holders.iter().copied().partition(|node| inner.takes_blocks(*node));
+        let mut spares: VecDeque<_> = here
+            .fallbacks(&block.hash, &failed)
+            .into_iter()
+            .filter(|node| inner.takes_blocks(*node))
+            .collect();
+        first.extend(spares.drain(..failed.len().min(spares.len())));
+        if first.len() < required {
+            // Who is known not to answer only costs memory while it is waited for; it is tried if it is needed.
+            first.extend(failed);
+        }
+        Self { first, spares }
+    }
+}
+
+/// In how many zones these nodes are.
+fn zones(here: &Whereabouts, nodes: &[NodeId]) -> usize {
+    nodes.iter().map(|node| here.zone(*node)).collect::<BTreeSet<_>>().len()
+}
+
+/// Whether one of `nodes` is in the zone of `node`.
+fn shares_zone(here: &Whereabouts, nodes: &[NodeId], node: NodeId) -> bool {
+    nodes.iter().any(|other| here.same_zone(*other, node))
 }
 
 impl Inner {

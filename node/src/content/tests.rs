@@ -1,5 +1,6 @@
 //! Three nodes' content over real connections and real stores, with a catalog that the test writes.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +8,10 @@ use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use cluster::command::BlockRef;
-use cluster::placement::Layout;
+use cluster::placement::{GROUPS, Layout};
 use cluster::tables::blocks::{BLOCKS, BlockRow};
 use cluster::tables::nodes::{LAYOUT, NODES, NodeRow, Role};
+use cluster::tables::system::{RepairPause, SYSTEM, SystemRow};
 use cluster::view::{MemoryView, TableId, Transaction, Visitor};
 use proto::blocks::blocks_server::{Blocks, BlocksServer};
 use proto::blocks::{GetReply, GetRequest, HasReply, HasRequest, PutReply, PutRequest};
@@ -86,7 +88,7 @@ struct Node {
     address: SocketAddr,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
-    up: Arc<Mutex<Vec<(NodeId, bool)>>>,
+    up: Arc<Mutex<BTreeMap<NodeId, Standing>>>,
     dir: tempfile::TempDir,
 }
 
@@ -144,12 +146,38 @@ impl Cluster {
         Self { catalog, nodes }
     }
 
+    /// Tells the catalog of all nodes. `zone`: of a node by its index.
+    fn register(&self, zone: impl Fn(usize) -> &'static str) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let row = NodeRow {
+                id: node.local.node_id,
+                name: String::new(),
+                zone: zone(index).to_owned(),
+                roles: vec![Role::Store],
+                http_url: String::new(),
+                rpc_addr: node.address.to_string(),
+                version: String::new(),
+                capacity_bytes: 1,
+                feature_level: 1,
+            };
+            self.catalog.change(|tx| NODES.put(tx, &row.id, &row));
+        }
+    }
+
+    async fn who_has(&self, block: BlockRef) -> Vec<usize> {
+        let mut found = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.has(block).await {
+                found.push(index);
+            }
+        }
+        found
+    }
+
     /// What node `of` believes about node `about`, both by index.
-    fn believe(&self, of: usize, about: usize, up: bool) {
+    fn believe(&self, of: usize, about: usize, standing: Standing) {
         let about = self.nodes[about].local.node_id;
-        let mut beliefs = self.nodes[of].up.lock().unwrap();
-        beliefs.retain(|(node, _)| *node != about);
-        beliefs.push((about, up));
+        self.nodes[of].up.lock().unwrap().insert(about, standing);
     }
 }
 
@@ -157,7 +185,7 @@ async fn node(id: NodeId, catalog: &Arc<Catalog>, dir: tempfile::TempDir) -> Nod
     let local = LocalNode { cluster_id: [3; 16], node_id: id };
     let peers = testing::peers(local);
     let store = RocksBlockStore::open(dir.path(), &RocksOptions::default()).unwrap();
-    let up = Arc::new(Mutex::new(Vec::new()));
+    let up = Arc::<Mutex<BTreeMap<_, _>>>::default();
     let mut node = Node {
         content: content(&peers, &store, catalog, &up),
         store,
@@ -177,7 +205,7 @@ fn content(
     peers: &Peers,
     store: &RocksBlockStore,
     catalog: &Arc<Catalog>,
-    up: &Arc<Mutex<Vec<(NodeId, bool)>>>,
+    up: &Arc<Mutex<BTreeMap<NodeId, Standing>>>,
 ) -> Content {
     let up = Arc::clone(up);
     Content::new(ContentParts {
@@ -186,7 +214,11 @@ fn content(
         client: BlocksClient::new(peers.clone()),
         catalog: Arc::clone(catalog) as Arc<dyn View + Send + Sync>,
         applied: catalog.applied.subscribe(),
-        is_up: Arc::new(move |node| !up.lock().unwrap().contains(&(node, false))),
+        outlook: Arc::new(move |node| {
+            let beliefs = up.lock().unwrap();
+            beliefs.get(&node).copied().unwrap_or(Standing::Well)
+        }),
+        disk: Arc::new(DiskPressure::default),
         settings: ContentSettings::default(),
     })
 }
@@ -240,7 +272,7 @@ async fn two_copies_suffice_and_the_third_is_brought_when_the_node_is_back() {
     cluster.nodes[2].stop_serving().await;
     // Once before anybody has noticed, once after that.
     let unnoticed = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
-    cluster.believe(0, 2, false);
+    cluster.believe(0, 2, Standing::Away);
     let noticed = cluster.nodes[0].content.put(bytes(2, 300_000)).await.unwrap();
     cluster.nodes[0].content.can_store().unwrap();
     for block in [unnoticed, noticed] {
@@ -248,41 +280,124 @@ async fn two_copies_suffice_and_the_third_is_brought_when_the_node_is_back() {
         assert!(!cluster.nodes[2].has(block).await);
     }
     until("both copies are owed", || async {
-        cluster.nodes[0].content.observe().queued_blocks == 2
+        cluster.nodes[0].content.observe().repair.queued_blocks == 2
     })
     .await;
 
     cluster.nodes[2].serve().await;
     let _running = run(&cluster.nodes[0].content);
-    cluster.believe(0, 2, true);
+    cluster.believe(0, 2, Standing::Well);
     for block in [unnoticed, noticed] {
         until("the copy was brought", || cluster.nodes[2].has(block)).await;
     }
-    until("nothing is owed", || async { cluster.nodes[0].content.observe().queued_blocks == 0 })
-        .await;
+    until("nothing is owed", || async {
+        cluster.nodes[0].content.observe().repair.queued_blocks == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_nodes_keep_the_copies_of_holders_that_are_away_or_full() {
+    let mut cluster = Cluster::start(5).await;
+    cluster.register(|_| "");
+    cluster.nodes[1].stop_serving().await;
+    cluster.believe(0, 1, Standing::Away);
+    cluster.believe(0, 2, Standing::ReadsOnly);
+    let good = bytes(1, 300_000);
+    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
+    cluster.catalog.refer_to(block);
+    until("all whom it was sent to have it", || async {
+        cluster.who_has(block).await == [0, 3, 4]
+    })
+    .await;
+    cluster.nodes[0].content.can_store().unwrap();
+
+    // With the one holder that has a copy gone, readers still find it.
+    cluster.nodes[0].stop_serving().await;
+    assert_eq!(cluster.nodes[2].content.get(block).await.unwrap(), good);
+
+    // Both holders are down: the others are enough.
+    cluster.believe(2, 0, Standing::Away);
+    cluster.believe(2, 1, Standing::Away);
+    let other = cluster.nodes[2].content.put(bytes(2, 300_000)).await.unwrap();
+    until("three have it", || async { cluster.who_has(other).await == [2, 3, 4] }).await;
+    assert_eq!(cluster.nodes[2].content.observe().repair.queued_blocks, 2, "owed to the holders");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_hangs_is_not_waited_for_when_another_node_can_take_its_copy() {
+    let mut cluster = Cluster::start(4).await;
+    cluster.register(|_| "");
+    for silent in [1, 2] {
+        let strange = Strange { answers: false, asked: Arc::default() };
+        cluster.nodes[silent].serve_instead(Routes::new(BlocksServer::new(strange))).await;
+    }
+    let block = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    assert_eq!(cluster.who_has(block).await, [0, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_waits_a_little_for_a_second_zone_and_not_for_ever() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.register(|index| if index == 2 { "west" } else { "east" });
+    let near = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    assert!(cluster.nodes[2].has(near).await, "two copies in one zone are not enough yet");
+
+    let strange = Strange { answers: false, asked: Arc::default() };
+    cluster.nodes[2].serve_instead(Routes::new(BlocksServer::new(strange))).await;
+    let began = Instant::now();
+    cluster.nodes[0].content.put(bytes(2, 300_000)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "the other zone was waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_that_is_paused_says_who_paused_it_and_goes_on_when_it_may() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[2].stop_serving().await;
+    cluster.believe(0, 2, Standing::Away);
+    let block = cluster.nodes[0].content.put(bytes(1, 20_000)).await.unwrap();
+    cluster.catalog.refer_to(block);
+    let pause = |paused: bool| {
+        let pause = RepairPause { actor: "anna".into(), since_ms: 1 };
+        let system = SystemRow { repair_paused: paused.then_some(pause), ..SystemRow::default() };
+        cluster.catalog.change(|tx| SYSTEM.put(tx, &(), &system));
+    };
+    pause(true);
+    let lacking = &cluster.nodes[2];
+    let _running = run(&lacking.content);
+    until("it says why it waits", || async {
+        let waiting_for = lacking.content.observe().repair.waiting_for;
+        waiting_for.is_some_and(|reason| reason.contains("anna"))
+    })
+    .await;
+    assert!(!lacking.has(block).await);
+    pause(false);
+    until("it goes on", || lacking.has(block)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_owed_to_a_node_that_holds_nothing_any_more() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
-    cluster.believe(0, 2, false);
+    cluster.believe(0, 2, Standing::Away);
     cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
-    assert_eq!(cluster.nodes[0].content.observe().queued_blocks, 1);
+    assert_eq!(cluster.nodes[0].content.observe().repair.queued_blocks, 1);
 
     let holders = (0..GROUPS).flat_map(|_| [NodeId(1), NodeId(2)]).collect();
     let layout = Layout::new(2, 2, holders).unwrap();
     cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &layout));
     let _running = run(&cluster.nodes[0].content);
-    until("nothing is owed", || async { cluster.nodes[0].content.observe().queued_blocks == 0 })
-        .await;
+    until("nothing is owed", || async {
+        cluster.nodes[0].content.observe().repair.queued_blocks == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_fetches_what_it_should_hold() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
-    cluster.believe(0, 2, false);
+    cluster.believe(0, 2, Standing::Away);
     let mut blocks = Vec::new();
     for seed in 0..30 {
         let block = cluster.nodes[0].content.put(bytes(seed, 20_000)).await.unwrap();
@@ -318,7 +433,7 @@ async fn one_copy_is_not_enough() {
     assert!(error.to_string().contains("node 2"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
     for at in [1, 2] {
-        cluster.believe(0, at, false);
+        cluster.believe(0, at, Standing::Away);
     }
     let error = cluster.nodes[0].content.can_store().unwrap_err();
     assert!(error.to_string().contains("node 3"), "{error}");
@@ -329,7 +444,7 @@ async fn a_holder_that_comes_back_in_time_saves_the_put() {
     let mut cluster = Cluster::start(3).await;
     for at in [1, 2] {
         cluster.nodes[at].stop_serving().await;
-        cluster.believe(0, at, false);
+        cluster.believe(0, at, Standing::Away);
     }
     let content = cluster.nodes[0].content.clone();
     let putting = tokio::spawn(async move { content.put(bytes(1, 5000)).await });
@@ -356,20 +471,7 @@ async fn a_layout_that_changes_loses_nothing_and_its_new_holders_fetch_their_cop
         let holders = (0..GROUPS).flat_map(|_| nodes.map(NodeId)).collect();
         Layout::new(epoch, 3, holders).unwrap()
     };
-    for node in &cluster.nodes {
-        let row = NodeRow {
-            id: node.local.node_id,
-            name: String::new(),
-            zone: String::new(),
-            roles: vec![Role::Store],
-            http_url: String::new(),
-            rpc_addr: node.address.to_string(),
-            version: String::new(),
-            capacity_bytes: 1,
-            feature_level: 1,
-        };
-        cluster.catalog.change(|tx| NODES.put(tx, &row.id, &row));
-    }
+    cluster.register(|_| "");
     // Only the first node has a copy by the old layout, and it is no holder by the new one.
     let alone = Layout::new(2, 1, (0..GROUPS).map(|_| NodeId(1)).collect()).unwrap();
     cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &alone));
@@ -503,6 +605,9 @@ struct Strange {
 #[tonic::async_trait]
 impl Blocks for Strange {
     async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutReply>, Status> {
+        if !self.answers {
+            std::future::pending::<()>().await;
+        }
         Err(Status::unimplemented("not asked here"))
     }
 

@@ -105,6 +105,11 @@ impl Cluster for ClusterService {
             disk_total_bytes: stats.disk.map_or(0, |disk| disk.total_bytes),
             certificate_ends_ms: stats.certificate_ends_ms.unwrap_or(0),
             uploads: stats.uploads,
+            refuses_blocks: stats.refuses_blocks,
+            queued_blocks: stats.repair.queued_blocks,
+            queued_bytes: stats.repair.queued_bytes,
+            repair_bytes_per_second: stats.repair.bytes_per_second,
+            repair_waits_for: stats.repair.waiting_for.unwrap_or_default(),
         }))
     }
 }

@@ -36,7 +36,8 @@ use crate::rpc::join::JoinService;
 use crate::rpc::peers::Peers;
 use crate::rpc::tls::Tls;
 use crate::store::{BlockStore, RocksBlockStore, RocksOptions, StoreCondition, UnavailableStore};
-use crate::{media, milliseconds, watermark};
+use crate::watermark::{self, DiskPressure};
+use crate::{media, milliseconds};
 
 /// How long the loops get to end. They wait for nothing longer than a proposal, and that gives up by itself.
 const LOOPS_MAX: Duration = Duration::from_secs(5);
@@ -107,14 +108,16 @@ impl Member {
                 .await
                 .context("start consensus")?;
         let store = open_store(daemon.data_dir.path(), daemon.data_dir.content()).await;
-        let seen = observer.clone();
+        let (seen, data_path) = (observer.clone(), daemon.data_dir.path().to_owned());
         let content = Content::new(ContentParts {
             node: local.node_id,
             store: store.clone(),
             client: BlocksClient::new(peers.clone()),
             catalog: consensus.catalog(),
             applied: consensus.applied(),
-            is_up: Arc::new(move |node| seen.is_up(node)),
+            // A node's own store says by itself whether it takes blocks.
+            outlook: Arc::new(move |node| seen.standing(node)),
+            disk: Arc::new(move || disk_pressure(&data_path)),
             settings: ContentSettings {
                 cache_bytes: daemon.config.cache_bytes,
                 repair_bytes_per_second: daemon.config.repair_bytes_per_second,
@@ -188,7 +191,10 @@ impl Member {
             missing_blocks: content.missing_blocks.filter(|_| self.current.load(Ordering::Acquire)),
             layout_epoch: content.compared_by.epoch,
             layout_known_for: content.compared_by.known_for,
-            trouble: trouble(content.condition, content.waiting_for),
+            refuses_blocks: content.condition != StoreCondition::Writable
+                || !content.disk.takes_blocks(),
+            trouble: trouble(content.condition, content.repair.waiting_for.clone()),
+            repair: content.repair,
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
             disk: files::space(&self.data_path).ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
@@ -474,6 +480,11 @@ async fn open_store(data: &Path, path: PathBuf) -> Arc<dyn BlockStore> {
     };
     tracing::error!(reason, "this node's blocks cannot be used: it serves what other nodes hold");
     Arc::new(UnavailableStore::new(reason))
+}
+
+/// How full the disk is. One that cannot say so does everything until it fails.
+fn disk_pressure(data: &Path) -> DiskPressure {
+    files::space(data).map(DiskPressure::of).unwrap_or_default()
 }
 
 /// What keeps a node from storing its blocks, for people.
