@@ -14,6 +14,7 @@
 //! - Memory is bounded by bytes, not by numbers: of puts, of copies that are still under way after their put was
 //!   acknowledged, of gets, and of the cache.
 
+mod census;
 mod get;
 mod missing;
 mod neighbours;
@@ -40,6 +41,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::rpc::blocks::BlocksClient;
 use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
 use crate::watermark::DiskPressure;
+pub use census::{Census, CensusDepth};
 pub use get::GetError;
 use get::HealTrouble;
 pub use missing::ComparedBy;
@@ -171,6 +173,7 @@ struct Inner {
     pace: Pace,
     viewers: Viewers,
     hashing: Pool,
+    counting: Pool,
     put_budget: Arc<Semaphore>,
     trailing_budget: Arc<Semaphore>,
     get_budget: Arc<Semaphore>,
@@ -209,6 +212,7 @@ impl Content {
                 pace: Pace::new(parts.settings.repair_bytes_per_second),
                 viewers: Viewers::default(),
                 hashing: Pool::for_processors(),
+                counting: Pool::new(1),
                 put_budget: Arc::new(Semaphore::new(PUT_BYTES_MAX)),
                 trailing_budget: Arc::new(Semaphore::new(TRAILING_BYTES_MAX)),
                 get_budget: Arc::new(Semaphore::new(GET_BYTES_MAX)),

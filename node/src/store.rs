@@ -121,6 +121,22 @@ pub trait BlockStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn has(&self, hashes: Vec<BlockHash>) -> Result<Vec<bool>, StoreError>;
 
+    /// As [`BlockStore::has`], after reading each copy from disk and settling its state as [`BlockStore::verify`] does.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn has_good(&self, hashes: Vec<BlockHash>) -> Result<Vec<bool>, StoreError> {
+        let mut good = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            good.push(match self.verify(hash).await {
+                Ok(()) => true,
+                Err(error @ StoreError::Unavailable { .. }) => return Err(error),
+                Err(_) => false,
+            });
+        }
+        Ok(good)
+    }
+
     /// Reads the copy from disk and settles its state: into quarantine when it is bad, out of it when it is good after all.
     ///
     /// # Errors

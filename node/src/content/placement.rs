@@ -35,6 +35,11 @@ impl Whereabouts {
         self.stores.iter().map(|candidate| candidate.id).collect()
     }
 
+    /// Those whom a layout may give blocks.
+    pub(super) fn candidates(&self) -> &[Candidate] {
+        &self.stores
+    }
+
     /// Who keeps a copy in place of holders that have failed, the best first.
     pub(super) fn fallbacks(&self, hash: &BlockHash, failed: &[NodeId]) -> Vec<NodeId> {
         placement::fallbacks(&self.layout, &self.stores, hash, failed)

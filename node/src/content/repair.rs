@@ -54,15 +54,18 @@ struct Repairer {
 }
 
 impl Repairer {
-    /// Why no copies are to be made at present, whatever is missing.
-    fn hindrance(&self) -> Option<String> {
+    /// Whether somebody wants no copies to be made, and what to do about it.
+    fn paused(&self) -> Option<String> {
         let system = catalog::system(&*self.inner.placement.catalog()).ok()?;
-        if let Some(pause) = system.repair_paused {
-            let actor = pause.actor;
-            return Some(format!("paused by {actor}: `reelraft repair resume` lets it go on"));
-        }
-        let full = !(self.inner.disk)().takes_copies();
-        full.then(|| "its disk is too full for more copies".to_owned())
+        system.repair_paused.map(|pause| {
+            format!("paused by {}: `reelraft repair resume` lets it go on", pause.actor)
+        })
+    }
+
+    /// Why none are to be made here.
+    fn hindrance(&self) -> Option<String> {
+        let full = || !(self.inner.disk)().takes_copies();
+        self.paused().or_else(|| full().then(|| "its disk is too full for more copies".to_owned()))
     }
 
     /// The present layout's epoch, if the catalog can be read.

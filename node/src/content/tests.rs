@@ -376,6 +376,44 @@ async fn repair_that_is_paused_says_who_paused_it_and_goes_on_when_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_are_counted_by_asking_those_who_should_have_them() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.register(|_| "");
+    let good = bytes(0, 30_000);
+    let mut blocks = Vec::new();
+    for seed in 0..40 {
+        let block = cluster.nodes[0].content.put(bytes(seed, 30_000)).await.unwrap();
+        until("all have it", || async { cluster.who_has(block).await.len() == 3 }).await;
+        cluster.catalog.refer_to(block);
+        blocks.push(block);
+    }
+    cluster.nodes[0].content.put(bytes(99, 30_000)).await.unwrap();
+    damage(&mut cluster, 1, &good).await;
+    cluster.nodes[2].store.delete_if(blocks[7].hash, Box::new(|_| true)).await.unwrap();
+
+    let count = async |depth| {
+        let mut pages = 0;
+        let census = cluster.nodes[0].content.count_copies(depth, |_| pages += 1).await.unwrap();
+        (census, pages)
+    };
+    let (census, pages) = count(CensusDepth::Names).await;
+    assert_eq!((census.blocks, census.copies, census.bytes), (40, 120, 40 * 30_000));
+    assert_eq!((census.lacking, census.unknown, census.lost, pages), (1, 0, 0, 1));
+    assert!(census.examples[0].contains(&blocks[7].hash.to_string()) && !census.is_whole());
+    let (census, pages) = count(CensusDepth::Bytes).await;
+    assert_eq!((census.lacking, census.unknown, census.lost, pages), (2, 0, 0, 3));
+
+    for node in &cluster.nodes {
+        node.store.delete_if(blocks[9].hash, Box::new(|_| true)).await.unwrap();
+    }
+    let (census, _) = count(CensusDepth::Names).await;
+    assert_eq!((census.lacking, census.lost), (5, 1), "with the one in quarantine");
+    cluster.nodes[2].stop_serving().await;
+    let census = cluster.nodes[0].content.count_copies(CensusDepth::Names, |_| {}).await.unwrap();
+    assert_eq!((census.lacking, census.unknown, census.lost), (3, 40, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_owed_to_a_node_that_holds_nothing_any_more() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
@@ -661,7 +699,7 @@ async fn messages_for_others_are_refused() {
     let hash = BlockHash::of(&bytes);
     let refused = client.put(NodeId(2), hash, bytes, 1).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    assert!(client.has(NodeId(2), &[hash]).await.is_err());
+    assert!(client.has(NodeId(2), &[hash], false).await.is_err());
     assert_eq!(cluster.nodes[1].store.stats().blocks, 0);
 }
 
@@ -694,6 +732,6 @@ async fn the_service_says_what_is_wrong_with_a_call() {
         put_index: 1,
     };
     assert_eq!(raw.put(put).await.unwrap_err().code(), tonic::Code::InvalidArgument);
-    let has = HasRequest { envelope, hashes: vec![hash; rpc::blocks::HAS_MAX + 1] };
+    let has = HasRequest { envelope, hashes: vec![hash; rpc::blocks::HAS_MAX + 1], read: false };
     assert_eq!(raw.has(has).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }

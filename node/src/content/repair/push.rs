@@ -21,7 +21,7 @@ impl Repairer {
     pub(super) async fn push_owed(&self) {
         let owed = &self.inner.owed;
         loop {
-            if self.hindrance().is_some() {
+            if self.paused().is_some() {
                 sleep(HINDRANCE_POLL).await;
                 continue;
             }
@@ -63,7 +63,7 @@ impl Repairer {
             return Ok(());
         }
         let hashes: Vec<_> = blocks.iter().map(|block| block.hash).collect();
-        let present = timeout(PUSH_DEADLINE, inner.client.has(node, &hashes)).await;
+        let present = timeout(PUSH_DEADLINE, inner.client.has(node, &hashes, false)).await;
         let Ok(Ok(present)) = present else {
             return Err(());
         };

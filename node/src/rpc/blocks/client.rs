@@ -63,14 +63,20 @@ impl BlocksClient {
         Ok(reply.into_inner().data)
     }
 
-    /// Which of these, at most [`super::HAS_MAX`], `node` has.
+    /// Which of these, at most [`super::HAS_MAX`], `node` has. With `read` it reads and hashes each before it says so.
     ///
     /// # Errors
     /// Those of the service; `UNAVAILABLE` when the node cannot be reached.
-    pub async fn has(&self, node: NodeId, hashes: &[BlockHash]) -> Result<Vec<bool>, Status> {
+    pub async fn has(
+        &self,
+        node: NodeId,
+        hashes: &[BlockHash],
+        read: bool,
+    ) -> Result<Vec<bool>, Status> {
         let message = HasRequest {
             envelope: Some(self.peers.local().envelope_to(node)),
             hashes: hashes.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect(),
+            read,
         };
         let reply = self.client(node)?.has(announcing(message, HAS_COST_BYTES)).await?;
         let present = reply.into_inner().present;

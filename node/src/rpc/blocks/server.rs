@@ -66,7 +66,12 @@ impl Blocks for BlocksService {
         }
         let hashes =
             request.hashes.iter().map(|hash| parse_hash(hash)).collect::<Result<_, _>>()?;
-        let present = self.store.has(hashes).await.map_err(refuse)?;
+        let present = if request.read {
+            self.store.has_good(hashes).await
+        } else {
+            self.store.has(hashes).await
+        };
+        let present = present.map_err(refuse)?;
         Ok(Response::new(HasReply { present }))
     }
 }
