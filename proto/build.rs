@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "proto/join.proto",
                 "proto/operations.proto",
                 "proto/raft.proto",
+                "proto/repair.proto",
             ],
             &["proto"],
         )?;

@@ -266,6 +266,31 @@ pub struct Node {
     /// While it is being drained: what it has yet to hand over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// How its blocks are, as it said last; null while it has not said anything.
+    #[serde(default)]
+    pub store: Option<Store>,
+}
+
+/// How the blocks of a node are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Store {
+    /// Placement groups that the layout gives it, of 1024.
+    pub groups: u32,
+    /// Blocks that it should hold and does not; null while that is not known.
+    pub missing_blocks: Option<u64>,
+    /// Copies that proved damaged and have not been replaced yet.
+    pub quarantined_blocks: u64,
+    /// Copies that it is going to make, for itself and for others.
+    pub queued_blocks: u64,
+    pub repair_bytes_per_second: u64,
+    pub repair_eta_seconds: Option<u64>,
+    /// Why these do not get fewer, or not as fast as they may.
+    pub repair_waiting_for: Option<String>,
+    /// The file system of its data; null when it cannot say.
+    pub disk_free_bytes: Option<u64>,
+    pub disk_total_bytes: Option<u64>,
+    /// Whether it takes no blocks at present.
+    pub refuses_blocks: bool,
 }
 
 /// What a node that is being drained has yet to hand over.
@@ -317,6 +342,29 @@ pub struct Repair {
     pub eta_seconds: Option<u64>,
     /// Why nothing is being repaired although something is queued.
     pub waiting_for: Option<String>,
+    /// Who paused it; null when nobody did.
+    #[serde(default)]
+    pub paused_by: Option<String>,
+    /// The last time that all copies were counted; null before the first.
+    #[serde(default)]
+    pub counted: Option<CopyCount>,
+}
+
+/// A count of all copies, made by asking every node for every block that it should hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyCount {
+    /// How long ago it ended.
+    pub seconds_ago: u64,
+    /// The layout by which was counted.
+    pub layout_epoch: u64,
+    /// Blocks that something refers to.
+    pub blocks: u64,
+    /// Copies that there should be of them.
+    pub copies: u64,
+    /// Copies that their holder does not have.
+    pub lacking: u64,
+    /// Copies whose holder could not be asked.
+    pub unknown: u64,
 }
 
 /// Work on videos.

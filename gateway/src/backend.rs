@@ -68,6 +68,25 @@ pub struct NodeObservation {
     pub last_seen: Duration,
     /// While it is being drained.
     pub drain: Option<DrainObservation>,
+    /// What it said of its blocks, if it said anything.
+    pub store: Option<StoreObservation>,
+}
+
+/// How the blocks of a node are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreObservation {
+    /// Placement groups that the layout gives it.
+    pub groups: u32,
+    /// Blocks that it should hold and does not; nothing while that is not known.
+    pub missing_blocks: Option<u64>,
+    /// Copies that proved damaged and have not been replaced yet.
+    pub quarantined_blocks: u64,
+    /// Its share of the repair.
+    pub repair: RepairObservation,
+    /// Free bytes and all bytes of the file system of its data.
+    pub disk: Option<(u64, u64)>,
+    /// Whether it takes no blocks at present.
+    pub refuses_blocks: bool,
 }
 
 /// What a node that is being drained has yet to hand over.
@@ -101,8 +120,23 @@ pub enum NodeStatus {
     Maintenance,
 }
 
+/// A count of all copies, made by asking every node for every block that it should hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyCount {
+    /// Since it ended.
+    pub age: Duration,
+    pub layout_epoch: u64,
+    /// Blocks that something refers to, and the copies that there should be of them.
+    pub blocks: u64,
+    pub copies: u64,
+    /// Copies that their holder does not have.
+    pub lacking: u64,
+    /// Copies whose holder could not be asked.
+    pub unknown: u64,
+}
+
 /// How repair is doing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairObservation {
     pub queued_blocks: u64,
     pub bytes_per_second: u64,
@@ -149,6 +183,10 @@ pub struct ClusterObservation {
     pub under_replicated_blocks: u64,
     pub nodes: Vec<NodeObservation>,
     pub repair: RepairObservation,
+    /// Who paused repair.
+    pub repair_paused_by: Option<String>,
+    /// The last count of all copies, as far as this node has heard of one.
+    pub counted: Option<CopyCount>,
     /// What is wrong, the worst first.
     pub findings: Vec<Finding>,
 }

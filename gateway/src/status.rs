@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use cluster::catalog;
 
 use crate::api;
-use crate::backend::{Finding, NodeObservation};
+use crate::backend::{CopyCount, Finding, NodeObservation, StoreObservation};
 use crate::consistency::Fresh;
 use crate::docs::{ReadHeaders, ReadProblems};
 use crate::error::ApiError;
@@ -82,11 +82,39 @@ pub(crate) async fn cluster(State(gateway): State<Shared>, _: Fresh) -> Result<R
             bytes_per_second: seen.repair.bytes_per_second,
             eta_seconds: seen.repair.eta_seconds,
             waiting_for: seen.repair.waiting_for,
+            paused_by: seen.repair_paused_by,
+            counted: seen.counted.map(counted),
         },
         jobs: api::Jobs { queued: jobs.queued, running: jobs.running },
         findings: seen.findings.into_iter().map(finding).collect(),
     };
     Ok((NO_STORE, Json(cluster)).into_response())
+}
+
+fn counted(count: CopyCount) -> api::CopyCount {
+    api::CopyCount {
+        seconds_ago: count.age.as_secs(),
+        layout_epoch: count.layout_epoch,
+        blocks: count.blocks,
+        copies: count.copies,
+        lacking: count.lacking,
+        unknown: count.unknown,
+    }
+}
+
+fn store(seen: StoreObservation) -> api::Store {
+    api::Store {
+        groups: seen.groups,
+        missing_blocks: seen.missing_blocks,
+        quarantined_blocks: seen.quarantined_blocks,
+        queued_blocks: seen.repair.queued_blocks,
+        repair_bytes_per_second: seen.repair.bytes_per_second,
+        repair_eta_seconds: seen.repair.eta_seconds,
+        repair_waiting_for: seen.repair.waiting_for,
+        disk_free_bytes: seen.disk.map(|(free, _)| free),
+        disk_total_bytes: seen.disk.map(|(_, total)| total),
+        refuses_blocks: seen.refuses_blocks,
+    }
 }
 
 fn finding(found: Finding) -> api::Finding {
@@ -125,5 +153,6 @@ fn node(seen: NodeObservation) -> api::Node {
             stuck: drain.stuck,
             waiting_for: drain.waiting_for,
         }),
+        store: seen.store.map(store),
     }
 }

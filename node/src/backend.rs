@@ -14,12 +14,13 @@ use cluster::ids::NodeId;
 use cluster::placement::Layout;
 use cluster::tables::members::{MemberRow, MemberState};
 use cluster::tables::nodes::{NodeRow, Role};
+use cluster::tables::system::SystemRow;
 use cluster::view::{MemoryView, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
-    Applied, Backend, ClusterObservation, DrainObservation, NodeObservation, NodeStatus,
-    RepairObservation, Unavailable,
+    Applied, Backend, ClusterObservation, CopyCount, DrainObservation, NodeObservation, NodeStatus,
+    RepairObservation, StoreObservation, Unavailable,
 };
 use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
@@ -134,6 +135,8 @@ impl Backend for NodeBackend {
                 under_replicated_blocks: 0,
                 nodes: Vec::new(),
                 repair: RepairObservation::default(),
+                repair_paused_by: None,
+                counted: None,
                 findings: Vec::new(),
             },
         }
@@ -204,6 +207,8 @@ fn observe(member: &Member) -> ClusterObservation {
     let mut under_replicated_blocks = 0;
     let mut troubles = Vec::new();
     let mut shares = Vec::new();
+    let mut counted = Vec::new();
+    let loads = layout.loads();
     let mut nodes = Vec::with_capacity(rows.len());
     let mut facts = Vec::with_capacity(rows.len());
     let members: BTreeMap<NodeId, MemberRow> = catalog::members(catalog.as_ref())
@@ -213,11 +218,16 @@ fn observe(member: &Member) -> ClusterObservation {
         })
         .into_iter()
         .collect();
+    let system = catalog::system(catalog.as_ref()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "read the state of the cluster");
+        SystemRow::default()
+    });
     let (now_ms, cluster_ms) = (now_ms(), member.consensus().now_ms());
     let newest = *member.consensus().applied().borrow();
     for row in rows {
         let own = row.id == member.id();
         let seen = member.observer().observe(row.id);
+        let heard = own || seen.said.is_some();
         let said = if own { member.stats() } else { seen.said.unwrap_or_default() };
         let in_consensus = raft.voters.contains(&row.id) || raft.learners.contains(&row.id);
         let status = match planned(seen.status, members.get(&row.id), cluster_ms) {
@@ -268,8 +278,13 @@ fn observe(member: &Member) -> ClusterObservation {
                 stuck: progress.stuck.is_some(),
             }),
         });
+        counted.extend(
+            said.counted.map(|count| CopyCount { age: count.age + seen.silent_for, ..count }),
+        );
+        let groups = loads.get(&row.id).copied().unwrap_or_default();
         nodes.push(NodeObservation {
             voter,
+            store: heard.then(|| store(groups, &said)),
             drain: drain.map(told),
             node: row,
             status,
@@ -297,7 +312,27 @@ fn observe(member: &Member) -> ClusterObservation {
         under_replicated_blocks,
         nodes,
         repair: repair(&shares, &troubles),
+        repair_paused_by: system.repair_paused.map(|pause| pause.actor),
+        // There may be old ones of nodes that led before.
+        counted: counted.into_iter().min_by_key(|count: &CopyCount| count.age),
         findings,
+    }
+}
+
+/// What a node says of its blocks.
+fn store(groups: u32, said: &Stats) -> StoreObservation {
+    StoreObservation {
+        groups,
+        missing_blocks: said.missing_blocks,
+        quarantined_blocks: said.quarantined_blocks,
+        repair: RepairObservation {
+            queued_blocks: said.repair.queued_blocks,
+            bytes_per_second: said.repair.bytes_per_second,
+            eta_seconds: said.repair.eta_seconds(),
+            waiting_for: said.repair.waiting_for.clone(),
+        },
+        disk: said.disk.map(|disk| (disk.free_bytes, disk.total_bytes)),
+        refuses_blocks: said.refuses_blocks,
     }
 }
 

@@ -15,6 +15,7 @@ mod dev;
 mod local;
 mod node;
 mod output;
+mod repair;
 mod serve;
 mod shutdown;
 mod token;
@@ -48,6 +49,9 @@ enum Command {
     /// Hand out the right to join the cluster
     #[command(subcommand)]
     Token(token::Command),
+    /// See to missing copies
+    #[command(subcommand)]
+    Repair(repair::Command),
     /// Write the catalog to a file, and make a cluster from one
     #[command(subcommand)]
     Backup(backup::Command),
@@ -80,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Node(command) => return on_one_thread(node::run(command)),
         Command::Cluster(command) => on_one_thread(cluster::run(command))?,
         Command::Token(command) => on_one_thread(token::run(command))?,
+        Command::Repair(command) => on_one_thread(repair::run(command))?,
         Command::Backup(command) => on_one_thread(backup::run(command))?,
         Command::Video(command) => on_one_thread(video::run(command))?,
         Command::Version => output::line(&format!("reelraft {}", crate::VERSION)),
@@ -129,6 +134,10 @@ mod tests {
             "node remove 3 --force",
             "node maintenance 3 --for 2h",
             "node maintenance 3 --end",
+            "repair status --json",
+            "repair pause --data-dir ./data/node",
+            "repair resume",
+            "repair verify --read --json",
             "backup create catalog.backup",
             "backup verify catalog.backup --json",
             "backup restore catalog.backup --data-dir ./new --blocks ./old",

@@ -248,6 +248,14 @@ impl Content {
         Err(PutError::TooFewCopies { durable: well.len(), required, reason })
     }
 
+    /// The epoch of the present layout; 0 before the first.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn layout_epoch(&self) -> Result<u64, ViewError> {
+        Ok(self.inner.placement.current()?.layout.epoch())
+    }
+
     /// How many copies of each block the present layout asks for, when that is fewer than there should be: durability is
     /// reduced because there are too few nodes.
     ///

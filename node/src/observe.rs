@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use cluster::ids::NodeId;
-use gateway::backend::NodeStatus;
+use gateway::backend::{CopyCount, NodeStatus};
 use metrics::gauge;
 use proto::cluster::cluster_client::ClusterClient;
 use proto::cluster::{PingReply, PingRequest};
@@ -78,7 +78,11 @@ pub struct Stats {
     pub uploads: u64,
     /// Whether it takes no blocks at present: its disk is full, or its store cannot be written.
     pub refuses_blocks: bool,
+    /// Copies that proved damaged and have not been replaced yet.
+    pub quarantined_blocks: u64,
     pub repair: RepairStats,
+    /// The last count of all copies that it made.
+    pub counted: Option<CopyCount>,
 }
 
 impl From<PingReply> for Stats {
@@ -101,6 +105,15 @@ impl From<PingReply> for Stats {
                 .then_some(reply.certificate_ends_ms),
             uploads: reply.uploads,
             refuses_blocks: reply.refuses_blocks,
+            quarantined_blocks: reply.quarantined_blocks,
+            counted: reply.counted.map(|counted| CopyCount {
+                age: Duration::from_millis(counted.age_ms),
+                layout_epoch: counted.layout_epoch,
+                blocks: counted.blocks,
+                copies: counted.copies,
+                lacking: counted.lacking,
+                unknown: counted.unknown,
+            }),
             repair: RepairStats {
                 queued_blocks: reply.queued_blocks,
                 queued_bytes: reply.queued_bytes,

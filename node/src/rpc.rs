@@ -25,6 +25,7 @@ pub mod local;
 pub mod members_only;
 pub mod operations;
 pub mod peers;
+pub mod repair;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;

@@ -11,6 +11,7 @@
 //! - What others wait for is stopped before what it needs: people, then jobs, then leadership, then consensus, then disks.
 
 mod assignment;
+mod census;
 mod copies;
 mod duties;
 mod lifecycle;
@@ -59,6 +60,7 @@ use crate::rpc::join::JoinService;
 use crate::rpc::late::Late;
 use crate::rpc::members_only::MembersOnly;
 use crate::rpc::operations::OperationsService;
+use crate::rpc::repair::RepairService;
 use crate::rpc::tls::Tls;
 use crate::{VERSION, founding, metrics, raft, rpc};
 
@@ -150,7 +152,8 @@ pub async fn serve(
     };
     let admin_server = {
         let routes = Routes::new(AdminServer::new(AdminService::new(daemon.clone())))
-            .add_service(OperationsService::server(daemon.clone()));
+            .add_service(OperationsService::server(daemon.clone()))
+            .add_service(RepairService::server(daemon.clone()));
         tokio::spawn(rpc::local::serve(admin_listener, routes, daemon.stopping.clone()))
     };
     tracing::info!(http = daemon.http_url, rpc = daemon.rpc_addr, version = VERSION, "started");

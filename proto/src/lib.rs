@@ -21,3 +21,4 @@ pub use generated::reelraft::cluster::v1 as cluster;
 pub use generated::reelraft::join::v1 as join;
 pub use generated::reelraft::operations::v1 as operations;
 pub use generated::reelraft::raft::v1 as raft;
+pub use generated::reelraft::repair::v1 as repair;

@@ -14,8 +14,8 @@ use cluster::view::{MemoryView, Transaction, View};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
-    Applied, Backend, ClusterObservation, DrainObservation, Finding, NodeObservation, NodeStatus,
-    RepairObservation, Severity, Unavailable,
+    Applied, Backend, ClusterObservation, CopyCount, DrainObservation, Finding, NodeObservation,
+    NodeStatus, RepairObservation, Severity, StoreObservation, Unavailable,
 };
 use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
@@ -256,8 +256,11 @@ impl Backend for Memory {
                 bytes: 5,
                 last_seen: Duration::from_millis(1500),
                 drain: self.drain.lock().unwrap().clone(),
+                store: Some(StoreObservation { groups: 7, ..StoreObservation::default() }),
             }],
             repair: RepairObservation { queued_blocks: 6, ..RepairObservation::default() },
+            repair_paused_by: None,
+            counted: Some(CopyCount { copies: 12, lacking: 2, ..CopyCount::default() }),
             findings: vec![Finding {
                 severity: Severity::Warning,
                 code: "disk_low",

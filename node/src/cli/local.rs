@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::identity::DataDir;
 use crate::rpc::admin::AdminApi;
 use crate::rpc::operations::OperationsApi;
+use crate::rpc::repair::RepairApi;
 
 /// Which node to speak to.
 #[derive(Debug, clap::Args)]
@@ -36,5 +37,13 @@ impl Local {
     /// As [`Self::node`].
     pub(super) async fn operations(&self) -> anyhow::Result<OperationsApi> {
         OperationsApi::connect(&self.data_dir).await
+    }
+
+    /// For what concerns missing copies.
+    ///
+    /// # Errors
+    /// As [`Self::node`].
+    pub(super) async fn repair(&self) -> anyhow::Result<RepairApi> {
+        RepairApi::connect(&self.data_dir).await
     }
 }

@@ -18,9 +18,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::census::LastCount;
+use super::copies::Copies;
 use super::duties::Duties;
 use super::{
-    Daemon, assignment, lifecycle, registration, removal, renewal, roster, upgrade, uploads,
+    Daemon, assignment, census, lifecycle, registration, removal, renewal, roster, upgrade, uploads,
 };
 use crate::authority::{Authority, SigningRequest};
 use crate::config::Config;
@@ -65,6 +67,8 @@ pub struct Member {
     content: Content,
     observer: Arc<Observer>,
     duties: Arc<Duties>,
+    /// Of the copies of all blocks.
+    last_count: LastCount,
     /// Bytes that this node offers for blocks.
     capacity_bytes: u64,
     /// What people upload through it.
@@ -133,6 +137,7 @@ impl Member {
             content,
             observer,
             duties: Arc::default(),
+            last_count: LastCount::default(),
             capacity_bytes: daemon.capacity_bytes,
             uploads: daemon.uploads.clone(),
             data_path: daemon.data_dir.path().to_owned(),
@@ -194,7 +199,9 @@ impl Member {
             refuses_blocks: content.condition != StoreCondition::Writable
                 || !content.disk.takes_blocks(),
             trouble: trouble(content.condition, content.repair.waiting_for.clone()),
+            quarantined_blocks: content.quarantined_blocks,
             repair: content.repair,
+            counted: self.last_count.get(),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
             disk: files::space(&self.data_path).ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
@@ -219,6 +226,20 @@ impl Member {
             seen.status != NodeStatus::Up
                 || seen.said.and_then(|said| said.missing_blocks).is_none()
         })
+    }
+
+    /// The last count of all copies that this node made.
+    pub(super) fn last_count(&self) -> &LastCount {
+        &self.last_count
+    }
+
+    /// Whether all who hold blocks by the layout of this epoch say that they lack none.
+    pub(super) fn everybody_has_what_it_should(&self, layout_epoch: u64) -> bool {
+        let Ok(layout) = catalog::layout(self.consensus.catalog().as_ref()) else { return false };
+        layout
+            .nodes()
+            .into_iter()
+            .all(|node| matches!(self.copies_of(node, layout_epoch, false), Copies::Whole { .. }))
     }
 
     /// Whether a node has been heard of since this process started: a new one may have been admitted and never come.
@@ -338,6 +359,7 @@ impl Member {
                 let (content, stop) = (self.content.clone(), stop());
                 tokio::spawn(async move { content.run(stop).await })
             }),
+            ("counting copies", tokio::spawn(census::run(self.clone(), stop()))),
             ("uploads", {
                 let lost_after = config.upload_lost_after;
                 tokio::spawn(uploads::run(backend.clone(), self.id(), lost_after, stop()))

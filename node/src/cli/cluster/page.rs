@@ -182,6 +182,7 @@ mod tests {
             capacity_bytes: 1 << 40,
             last_seen_seconds: 4.0,
             drain: None,
+            store: None,
         }
     }
 
@@ -200,6 +201,8 @@ mod tests {
                 bytes_per_second: 0,
                 eta_seconds: None,
                 waiting_for: None,
+                paused_by: None,
+                counted: None,
             },
             jobs: Jobs { queued: 0, running: 0 },
             findings: Vec::new(),
