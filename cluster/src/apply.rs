@@ -18,6 +18,7 @@ mod admission;
 mod audit;
 mod birth;
 mod blocks;
+mod collection;
 mod editing;
 mod jobs;
 mod layout;
@@ -35,11 +36,9 @@ pub(crate) use jobs::most_urgent as most_urgent_job;
 pub use limits::*;
 pub use rebirth::{Rebirth, RebirthError, rebirth};
 
-use std::collections::BTreeSet;
-
 use crate::command::{Action, Command, Reply};
 use crate::ids::VideoId;
-use crate::tables::system::SYSTEM;
+use crate::tables::system::{SYSTEM, SystemRow};
 use crate::view::{Transaction, ViewError};
 
 use step::{Step, Stop};
@@ -71,7 +70,7 @@ pub fn apply(
     if let Some(reply) = sessions::begin(tx, command, now_ms)? {
         return Ok(Applied { reply, changed: Vec::new() });
     }
-    let applied = decide(tx, index, now_ms, &command.action)?;
+    let applied = decide(tx, index, &system, &command.action)?;
     sessions::end(tx, command, &applied.reply);
     Ok(applied)
 }
@@ -80,11 +79,12 @@ pub fn apply(
 fn decide(
     tx: &mut Transaction<'_>,
     index: u64,
-    now_ms: u64,
+    system: &SystemRow,
     action: &Action,
 ) -> Result<Applied, ViewError> {
     let below: &Transaction<'_> = tx;
-    let mut step = Step { tx: Transaction::new(below), index, now_ms, changed: BTreeSet::new() };
+    let now_ms = system.time_ms;
+    let mut step = Step::new(Transaction::new(below), index, system);
     let audited = audit::entry(&step.tx, now_ms, action)?;
     let outcome = act(&mut step, action);
     let Step { tx: above, changed, .. } = step;
@@ -159,8 +159,8 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
                 keep_source: *keep_source,
             },
         ),
-        Action::AppendSource { id, offset, blocks } => {
-            uploads::append_source(step, *id, *offset, blocks)
+        Action::AppendSource { id, offset, blocks, put_index } => {
+            uploads::append_source(step, *id, *offset, blocks, *put_index)
         }
         Action::FinishSource { id } => uploads::finish_source(step, *id),
         Action::FailVideo { id, error } => uploads::fail_video(step, *id, error),
@@ -192,12 +192,18 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
 
         Action::PrepareAgain { job, token } => jobs::prepare_again(step, *job, *token),
         Action::SetPlan { job, token, plan } => media::set_plan(step, *job, *token, plan),
-        Action::CommitSegments { job, token, rendition, init, segments } => {
-            media::commit_segments(step, *job, *token, *rendition, init.as_ref(), segments)
+        Action::CommitSegments { job, token, rendition, init, segments, put_index } => {
+            let made = media::Made { init: init.as_ref(), segments, put_index: *put_index };
+            media::commit_segments(step, *job, *token, *rendition, &made)
         }
-        Action::CommitThumbnail { job, token, block } => {
-            media::commit_thumbnail(step, *job, *token, *block)
+        Action::CommitThumbnail { job, token, block, put_index } => {
+            media::commit_thumbnail(step, *job, *token, *block, *put_index)
         }
+
+        Action::ReapBlocks { hashes, unreferenced_before_ms } => {
+            collection::reap(step, hashes, *unreferenced_before_ms)
+        }
+        Action::ForgetBlocks { marked_before_ms } => collection::forget(step, *marked_before_ms),
     }
 }
 

@@ -2,12 +2,17 @@
 //! catalog is in [`crate::apply`].
 
 mod cluster;
+mod collection;
 mod media;
 mod membership;
 mod videos;
 mod work;
 
 pub use cluster::{JobCounts, block, job, jobs, jobs_of, layout, leases_of, node, nodes, system};
+pub use collection::{
+    BlockSum, ReapedKey, deletable_below, is_forgetting_due, reaped_blocks, waiting_blocks,
+    waiting_sum,
+};
 pub use media::{
     SourceBlock, rendition, renditions, segment, segments, source_block_at, source_blocks,
 };

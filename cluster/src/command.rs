@@ -44,6 +44,14 @@ pub struct BlockRef {
     pub len: u32,
 }
 
+/// A block that is durable, and with it what a command has to say that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutBlock {
+    pub block: BlockRef,
+    /// The log index that had been applied where it was put, before the first byte was sent; see [`crate::collection`].
+    pub put_index: u64,
+}
+
 /// A segment that is durable and now becomes part of a rendition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSegment {
@@ -167,6 +175,10 @@ pub enum Action {
         id: VideoId,
         offset: u64,
         blocks: Vec<BlockRef>,
+        /// The lowest [put index](crate::collection) of these blocks. [`Refusal::NeedBlocks`] if it is too low. So wherever
+        /// blocks are named.
+        #[serde(default)]
+        put_index: u64,
     },
     /// All bytes have arrived. Refused while there are fewer than announced. A video of no bytes fails with `empty_file`.
     FinishSource {
@@ -245,12 +257,17 @@ pub enum Action {
         /// The initialization segment with its RFC 6381 codecs string; needed once per rendition, and equal each time.
         init: Option<(BlockRef, String)>,
         segments: Vec<NewSegment>,
+        /// Of the segments and the initialization segment.
+        #[serde(default)]
+        put_index: u64,
     },
     /// The poster.
     CommitThumbnail {
         job: JobId,
         token: LeaseToken,
         block: BlockRef,
+        #[serde(default)]
+        put_index: u64,
     },
     /// A job is done: all that it had to commit has been committed, else this is refused. A piece has to have all its
     /// segments in all encoded rungs; only the last piece of a video may end earlier or later, and then in all rungs alike.
@@ -263,6 +280,21 @@ pub enum Action {
         /// to begin there or later do not exist: a source may be shorter than its headers say.
         #[serde(default)]
         source_end: Option<u64>,
+    },
+
+    /// The copies of these blocks may be deleted, as far as nobody has named them since `unreferenced_before_ms`. The others
+    /// are passed over. See [`crate::collection`].
+    ReapBlocks {
+        /// At most [`REAP_BLOCKS_MAX`](crate::apply::REAP_BLOCKS_MAX).
+        hashes: Vec<BlockHash>,
+        /// Milliseconds since 1970, by the catalog's clock.
+        unreferenced_before_ms: u64,
+    },
+    /// Raises the floor to the mark if that was set at `marked_before_ms` or earlier, sets a new mark then, and forgets
+    /// [some](crate::apply::FORGET_BLOCKS_MAX) of the reaped blocks at or below the floor.
+    ForgetBlocks {
+        /// Milliseconds since 1970, by the catalog's clock.
+        marked_before_ms: u64,
     },
 }
 
@@ -299,7 +331,37 @@ impl Action {
             Self::CommitThumbnail { .. } => "commit_thumbnail",
             Self::FinishJob { .. } => "finish_job",
             Self::PrepareAgain { .. } => "prepare_again",
+            Self::ReapBlocks { .. } => "reap_blocks",
+            Self::ForgetBlocks { .. } => "forget_blocks",
         }
+    }
+
+    /// The blocks that it names: they were put with its put index, or a higher one.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<BlockRef> {
+        if let Self::AppendSource { blocks, .. } = self {
+            return blocks.clone();
+        }
+        if let Self::CommitSegments { init, segments, .. } = self {
+            let init = init.iter().map(|(block, _)| *block);
+            return init.chain(segments.iter().map(|segment| segment.block)).collect();
+        }
+        if let Self::CommitThumbnail { block, .. } = self {
+            return vec![*block];
+        }
+        Vec::new()
+    }
+
+    /// The same, with all its blocks put with this index or a higher one.
+    #[must_use]
+    pub fn put_at(mut self, index: u64) -> Self {
+        if let Self::AppendSource { put_index, .. }
+        | Self::CommitSegments { put_index, .. }
+        | Self::CommitThumbnail { put_index, .. } = &mut self
+        {
+            *put_index = index;
+        }
+        self
     }
 
     /// The level that every node's program needs to understand this. A proposer refuses what is above the active level,
@@ -337,7 +399,9 @@ impl Action {
             | Self::CancelDrain { .. }
             | Self::RemoveNode { .. }
             | Self::SetMaintenance { .. } => features::ADMISSION,
-            Self::PauseRepair { .. } => features::UPKEEP,
+            Self::PauseRepair { .. }
+            | Self::ReapBlocks { .. }
+            | Self::ForgetBlocks { .. } => features::UPKEEP,
         }
     }
 }
@@ -420,6 +484,12 @@ pub enum Refusal {
     NodeRemoved,
     #[error("the node is not a member of the cluster")]
     NotAMember,
+    /// Copies that the command relies on may be gone: all its blocks have to be put again.
+    #[error("block {hash} was put too long ago: its copies may have been deleted since")]
+    NeedBlocks {
+        /// The first of them.
+        hash: BlockHash,
+    },
     /// It would put data or the cluster at risk.
     #[error("{reason}")]
     Unsafe { reason: String },

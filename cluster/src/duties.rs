@@ -97,7 +97,10 @@ mod tests {
             let hash = BlockHash::of(&number.to_be_bytes());
             // Every tenth is garbage.
             let references = u64::from(number % 10);
-            let row = BlockRow { len: 1, references, unreferenced_since_ms: None };
+            let row = BlockRow {
+                unreferenced_since_ms: (references == 0).then_some(1),
+                ..BlockRow::needed(1, references)
+            };
             BLOCKS.put(&mut tx, &hash, &row);
         }
         let batch = tx.into_batch();

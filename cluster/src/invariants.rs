@@ -5,6 +5,7 @@
 //! time in proportion to the catalog, and are not for a node at work.
 
 mod audit;
+mod collection;
 mod contiguity;
 mod frontier;
 mod leases;
@@ -55,8 +56,9 @@ impl Findings<'_> {
 
 type Check = fn(&dyn View, &mut Findings<'_>) -> Result<(), ViewError>;
 
-const ALL: [(&str, Check); 15] = [
+const ALL: [(&str, Check); 16] = [
     ("audit", audit::check),
+    ("collection", collection::check),
     ("contiguity", contiguity::check),
     ("frontier", frontier::check),
     ("leases", leases::check),

@@ -40,6 +40,7 @@ pub mod apply;
 pub mod catalog;
 pub mod clock;
 pub mod codec;
+pub mod collection;
 pub mod command;
 pub mod duties;
 pub mod features;

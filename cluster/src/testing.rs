@@ -16,11 +16,14 @@ use crate::view::{MemoryView, Transaction, View};
 
 pub(crate) const LEASE_MS: u64 = 10_000;
 
+/// The put index of blocks that were put after everything in the log.
+pub(crate) const JUST_NOW: u64 = u64::MAX;
+
 /// The token that lets nodes join, in the first hour.
 pub(crate) const TOKEN: TokenId = TokenId([0x70; 16]);
 
 /// What there is to ask for, by the words for logs: whoever wants to have seen everything counts on this.
-pub(crate) const ACTION_NAMES: [&str; 27] = [
+pub(crate) const ACTION_NAMES: [&str; 29] = [
     "init_cluster",
     "register_node",
     "set_layout",
@@ -48,6 +51,8 @@ pub(crate) const ACTION_NAMES: [&str; 27] = [
     "commit_thumbnail",
     "finish_job",
     "prepare_again",
+    "reap_blocks",
+    "forget_blocks",
 ];
 
 const BIRTH_MS: u64 = 1_700_000_000_000;
@@ -174,7 +179,7 @@ impl World {
     pub(crate) fn append(&mut self, id: VideoId, bytes: u32) {
         let offset = self.video(id).source.received;
         let blocks = vec![block(&format!("source {id} {offset}"), bytes)];
-        self.done(Action::AppendSource { id, offset, blocks });
+        self.done(Action::AppendSource { id, offset, blocks, put_index: JUST_NOW });
     }
 
     /// A video of 1000 bytes, all of them there.
@@ -243,7 +248,8 @@ impl World {
         };
         if claim.job.kind == JobKind::Thumbnail {
             let block = block("poster", 100);
-            self.done(Action::CommitThumbnail { job: claim.job, token: claim.token, block });
+            let (job, token) = (claim.job, claim.token);
+            self.done(Action::CommitThumbnail { job, token, block, put_index: JUST_NOW });
         }
         for (index, rendition) in plan.indexed() {
             if rendition.made_by() == claim.job.kind {
@@ -362,6 +368,7 @@ pub(crate) fn commit(
         rendition,
         init: Some((init, "avc1.64001f".into())),
         segments,
+        put_index: JUST_NOW,
     }
 }
 
@@ -373,7 +380,8 @@ pub(crate) fn next_work(view: &dyn View, claim: &Claim, new_plan: Plan, part: u3
         return Action::SetPlan { job, token, plan: new_plan };
     };
     if job.kind == JobKind::Thumbnail && part > 0 {
-        return Action::CommitThumbnail { job, token, block: block("poster", 10) };
+        let block = block("poster", 10);
+        return Action::CommitThumbnail { job, token, block, put_index: JUST_NOW };
     }
     let numbers = match (&plan.cuts, plan.piece(job.piece)) {
         (_, Some(piece)) if job.kind == JobKind::Piece => piece,

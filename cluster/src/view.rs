@@ -55,11 +55,15 @@ pub enum TableId {
     Members = 18,
     /// Log index → what an operator, or the cluster itself, asked for, and what it came to.
     Audit = 19,
+    /// Time, block hash → length. Holds every block that no row names any more and that is not given up yet, the oldest first.
+    WaitingBlocks = 20,
+    /// Log index, block hash → length. Holds every block that was given up and is not forgotten yet, in the order of the log.
+    ReapedBlocks = 21,
 }
 
 impl TableId {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::System,
         Self::Nodes,
         Self::Layout,
@@ -80,6 +84,8 @@ impl TableId {
         Self::Tokens,
         Self::Members,
         Self::Audit,
+        Self::WaitingBlocks,
+        Self::ReapedBlocks,
     ];
 
     /// The name of the column family, for people and for disk.
@@ -106,6 +112,8 @@ impl TableId {
             Self::Tokens => "tokens",
             Self::Members => "members",
             Self::Audit => "audit",
+            Self::WaitingBlocks => "waiting_blocks",
+            Self::ReapedBlocks => "reaped_blocks",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::command::{Action, BlockRef, Reply};
+use cluster::command::{Action, BlockRef, PutBlock, Refusal, Reply};
 use cluster::ids::{BlockHash, NodeId};
 use cluster::tables::nodes::NodeRow;
 use cluster::view::View;
@@ -205,8 +205,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Brings a command to the leader and waits until it is applied there and here. Gives up after a few seconds.
     fn propose(&self, action: Action) -> BoxFuture<'_, Result<Applied, Unavailable>>;
 
-    /// Makes a block durable on enough holders.
-    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<BlockRef, Unavailable>>;
+    /// Makes a block durable on enough holders, one that is there already too.
+    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<PutBlock, Unavailable>>;
 
     /// The bytes of a block, with their hash verified.
     fn get_block(&self, block: BlockRef) -> BoxFuture<'_, Result<Bytes, Unavailable>>;
@@ -235,4 +235,32 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Prometheus text.
     fn metrics(&self) -> String;
+}
+
+/// How often a command that names blocks is proposed when it is [refused](needs_blocks) because they were put too long ago.
+/// Their second put comes after whatever deleted them; a third try is for whoever is paused in between.
+pub const NAMING_TRIES_MAX: u32 = 3;
+
+/// Whether the blocks that the command names may have been deleted since they were put.
+#[must_use]
+pub fn needs_blocks(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::NeedBlocks { .. }))
+}
+
+/// Puts the blocks that a command names once more, from the copies that are left. Returns the command with its new put
+/// index.
+///
+/// # Errors
+/// [`Unavailable::BlockUnreadable`] when no copy is left: then the bytes have to come from where they came from before.
+pub async fn put_again(backend: &dyn Backend, action: Action) -> Result<Action, Unavailable> {
+    let mut lowest = None;
+    for block in action.blocks() {
+        let bytes = backend.get_block_once(block).await?;
+        let PutBlock { put_index, .. } = backend.put_block(bytes).await?;
+        lowest = Some(lowest.unwrap_or(put_index).min(put_index));
+    }
+    Ok(match lowest {
+        Some(put_index) => action.put_at(put_index),
+        None => action,
+    })
 }

@@ -87,6 +87,11 @@ impl From<Refusal> for ApiError {
             Refusal::VersionMismatch { actual } => Self::VersionMismatch { actual: Some(actual) },
             Refusal::WrongState { state } => Self::WrongState { state },
             Refusal::Invalid { reason } => Self::InvalidFields(reason),
+            // Who sends the bytes again puts them again.
+            Refusal::NeedBlocks { hash } => Self::Unavailable(Unavailable::BlockUnreadable {
+                hash,
+                reason: refusal.to_string(),
+            }),
             Refusal::AlreadyInitialized
             | Refusal::VideoExists
             | Refusal::OffsetMismatch { .. }

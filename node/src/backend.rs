@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::catalog;
-use cluster::command::{Action, BlockRef};
+use cluster::command::{Action, BlockRef, PutBlock};
 use cluster::ids::NodeId;
 use cluster::placement::Layout;
 use cluster::tables::members::{MemberRow, MemberState};
@@ -83,7 +83,7 @@ impl Backend for NodeBackend {
         .boxed()
     }
 
-    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<BlockRef, Unavailable>> {
+    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<PutBlock, Unavailable>> {
         async move { self.member()?.content().put(bytes).await.map_err(unavailable_to_put) }.boxed()
     }
 

@@ -103,7 +103,9 @@ pub(super) fn entry(
         | Action::SetPlan { .. }
         | Action::CommitSegments { .. }
         | Action::CommitThumbnail { .. }
-        | Action::FinishJob { .. } => return Ok(None),
+        | Action::FinishJob { .. }
+        | Action::ReapBlocks { .. }
+        | Action::ForgetBlocks { .. } => return Ok(None),
     };
     Ok(Some(Entry { actor, action }))
 }

@@ -75,6 +75,12 @@ pub const AUDIT_TEXT_CHARS_MAX: usize = 500;
 /// Leases in one command. A node works on a few jobs at a time.
 pub const LEASES_PER_COMMAND_MAX: usize = 1024;
 
+/// Blocks that one command reaps: 33 KB of hashes.
+pub const REAP_BLOCKS_MAX: usize = 1000;
+
+/// Reaped blocks that one command forgets.
+pub const FORGET_BLOCKS_MAX: usize = 1000;
+
 /// The shortest and the longest lease, in milliseconds. Shorter ones would be lost in an election, longer ones keep a dead
 /// worker's job from the others.
 pub const LEASE_MS_MIN: u64 = 1_000;

@@ -53,15 +53,23 @@ pub(super) fn set_plan(
     Ok(Reply::Done)
 }
 
+/// Results of a running job.
+pub(super) struct Made<'a> {
+    pub(super) init: Option<&'a (BlockRef, String)>,
+    pub(super) segments: &'a [NewSegment],
+    /// The lowest of all these blocks.
+    pub(super) put_index: u64,
+}
+
 /// Takes segments of a running job. Numbers that are there already keep what they have.
 pub(super) fn commit_segments(
     step: &mut Step<'_>,
     job: JobId,
     token: LeaseToken,
     index: RenditionIndex,
-    init: Option<&(BlockRef, String)>,
-    segments: &[NewSegment],
+    made: &Made<'_>,
 ) -> Result<Reply, Stop> {
+    let Made { init, segments, put_index } = *made;
     jobs::held(step, job, token)?;
     let mut video = step.video(job.video)?;
     let plan = video.plan.as_ref().ok_or_else(|| invalid("the video has no plan"))?;
@@ -76,7 +84,7 @@ pub(super) fn commit_segments(
 
     let key = (video.id, index);
     let mut row = RENDITIONS.get(&step.tx, &key)?.unwrap_or_default();
-    let given_init = take_init(step, &mut row, init)?;
+    let given_init = take_init(step, &mut row, init, put_index)?;
     require(row.init.is_some() || segments.is_empty(), || {
         "the initialization segment is missing".into()
     })?;
@@ -85,7 +93,7 @@ pub(super) fn commit_segments(
         return Ok(Reply::Done);
     }
     for segment in &fresh {
-        step.reference(&segment.block)?;
+        step.reference(&segment.block, put_index)?;
         count(&mut row, segment, rendition.timescale);
     }
     for run in fresh.chunk_by(|a, b| a.number + 1 == b.number) {
@@ -155,6 +163,7 @@ fn take_init(
     step: &mut Step<'_>,
     row: &mut RenditionRow,
     init: Option<&(BlockRef, String)>,
+    put_index: u64,
 ) -> Result<bool, Stop> {
     let Some((block, codecs)) = init else {
         return Ok(false);
@@ -171,7 +180,7 @@ fn take_init(
     })?;
     // It stands between quotation marks in playlists.
     require(!codecs.contains(['"', '\\']), || "a codecs string has no quotation marks".into())?;
-    step.reference(block)?;
+    step.reference(block, put_index)?;
     row.init = Some(*block);
     row.codecs.clone_from(codecs);
     Ok(true)
@@ -328,11 +337,12 @@ pub(super) fn commit_thumbnail(
     job: JobId,
     token: LeaseToken,
     block: BlockRef,
+    put_index: u64,
 ) -> Result<Reply, Stop> {
     jobs::held(step, job, token)?;
     require(job.kind == JobKind::Thumbnail, || "only a thumbnail job makes a poster".into())?;
     let mut video = step.video(job.video)?;
-    step.reference(&block)?;
+    step.reference(&block, put_index)?;
     if let Some(before) = video.thumbnail.replace(block) {
         step.dereference(&before)?;
     }

@@ -7,8 +7,6 @@
 //! This is no command of the log. It happens to the tables of one node while nothing runs on them, and everybody else gets
 //! the result as a snapshot.
 
-use std::collections::BTreeSet;
-
 use super::audit;
 use super::birth;
 use super::jobs;
@@ -59,8 +57,10 @@ pub fn rebirth(
     new: &Rebirth,
 ) -> Result<NodeId, RebirthError> {
     let below: &Transaction<'_> = tx;
-    let now_ms = catalog::system(below)?.time_ms.max(new.time_ms);
-    let mut step = Step { tx: Transaction::new(below), index, now_ms, changed: BTreeSet::new() };
+    let mut system = catalog::system(below)?;
+    system.time_ms = system.time_ms.max(new.time_ms);
+    let now_ms = system.time_ms;
+    let mut step = Step::new(Transaction::new(below), index, &system);
     let old = catalog::system(&step.tx)?.cluster_id;
     let first = match take_over(&mut step, new) {
         Ok(first) => first,

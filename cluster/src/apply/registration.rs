@@ -1,9 +1,11 @@
 //! What nodes say of themselves, and what follows for all from the age of their programs.
 
+use super::collection;
 use super::limits::{NODE_TEXT_CHARS_MAX, NODES_MAX};
 use super::step::{Step, Stop, require, require_short};
 use crate::catalog;
 use crate::command::{Refusal, Reply};
+use crate::features;
 use crate::ids::NodeId;
 use crate::table::KeyRange;
 use crate::tables::authority::AUTHORITY;
@@ -85,6 +87,9 @@ pub(super) fn raise_feature_level(step: &mut Step<'_>, level: u32) -> Result<Rep
             );
             return Err(Refusal::Unsafe { reason }.into());
         }
+    }
+    if !step.collects && level >= features::UPKEEP {
+        collection::begin(step)?;
     }
     system.feature_level = level;
     SYSTEM.put(&mut step.tx, &(), &system);

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use super::limits::ACTOR_CHARS_MAX;
 use crate::command::Refusal;
+use crate::features;
 use crate::ids::VideoId;
+use crate::tables::system::SystemRow;
 use crate::tables::videos::{UPLOADS, VIDEOS, VideoRow, VideoState};
 use crate::view::{Transaction, ViewError};
 
@@ -16,6 +18,10 @@ pub(super) struct Step<'a> {
     /// The catalog's clock, in milliseconds since 1970.
     pub(super) now_ms: u64,
     pub(super) changed: BTreeSet<VideoId>,
+    /// See [`SystemRow::reap_floor`].
+    pub(super) reap_floor: u64,
+    /// Whether the tables of [`crate::collection`] are kept.
+    pub(super) collects: bool,
 }
 
 /// Why an action does not go on.
@@ -38,7 +44,19 @@ impl From<ViewError> for Stop {
     }
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// An action at `index` of the log, which finds this row of the cluster.
+    pub(super) fn new(tx: Transaction<'a>, index: u64, system: &SystemRow) -> Self {
+        Self {
+            tx,
+            index,
+            now_ms: system.time_ms,
+            changed: BTreeSet::new(),
+            reap_floor: system.reap_floor,
+            collects: system.level() >= features::UPKEEP,
+        }
+    }
+
     /// The video, or a refusal.
     pub(super) fn video(&self, id: VideoId) -> Result<VideoRow, Stop> {
         Ok(VIDEOS.get(&self.tx, &id)?.ok_or(Refusal::UnknownVideo)?)

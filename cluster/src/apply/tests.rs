@@ -3,6 +3,7 @@
 mod admission;
 mod audit;
 mod birth;
+mod collection;
 mod editing;
 mod encodings;
 mod jobs;

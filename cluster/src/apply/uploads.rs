@@ -85,6 +85,7 @@ pub(super) fn append_source(
     id: VideoId,
     offset: u64,
     blocks: &[BlockRef],
+    put_index: u64,
 ) -> Result<Reply, Stop> {
     let mut video = step.video(id)?;
     require_state(&video, VideoState::Uploading)?;
@@ -107,7 +108,7 @@ pub(super) fn append_source(
             .checked_add(block.len.into())
             .ok_or_else(|| invalid("the source is too long"))?;
         SOURCE_BLOCKS.put(&mut step.tx, &(id, source.received), block);
-        step.reference(block)?;
+        step.reference(block, put_index)?;
     }
     let source = &video.source;
     require(source.blocks <= SOURCE_BLOCKS_MAX, || {

@@ -1,4 +1,4 @@
-//! A block's references are exactly the rows that name it, and a block without any carries the time since when.
+//! A block's references are exactly the rows that name it, and a block without any waits or is reaped.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::Findings;
 use crate::command::BlockRef;
 use crate::ids::BlockHash;
 use crate::table::KeyRange;
-use crate::tables::blocks::BLOCKS;
+use crate::tables::blocks::{BLOCKS, BlockState};
 use crate::tables::renditions::{RENDITIONS, SEGMENTS};
 use crate::tables::videos::{SOURCE_BLOCKS, VIDEOS};
 use crate::view::{View, ViewError};
@@ -36,7 +36,10 @@ pub(super) fn check(view: &dyn View, findings: &mut Findings<'_>) -> Result<(), 
             format!("{hash} has {} references, {count} rows name it", row.references)
         });
         findings.require(row.len == len, || format!("{hash} has another length in its row"));
-        findings.require(row.unreferenced_since_ms.is_some() == (count == 0), || {
+        findings.require((row.state() == BlockState::Needed) == (count > 0), || {
+            format!("{hash} has {count} references and is {:?}", row.state())
+        });
+        findings.require(count == 0 || row.unreferenced_since_ms.is_none(), || {
             format!("{hash} has {count} references since {:?}", row.unreferenced_since_ms)
         });
     }

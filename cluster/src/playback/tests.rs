@@ -30,8 +30,9 @@ fn commit_audio(world: &mut World, claim: &Claim, rendition: RenditionIndex, len
         start += duration;
     }
     let init = Some((block("init audio", 600), "mp4a.40.2".into()));
+    let put_index = 0;
     let (job, token) = (claim.job, claim.token);
-    world.done(Action::CommitSegments { job, token, rendition, init, segments });
+    world.done(Action::CommitSegments { job, token, rendition, init, segments, put_index });
 }
 
 #[test]
@@ -194,12 +195,12 @@ fn a_very_short_video_is_playable_before_it_is_ready() {
     let plan = Plan { duration_ms: Some(120), ..plan_of(&[("360p", Lane::Encode)], 1) };
     let id = world.upload_with_plan(1, plan);
     let piece = world.claim(1, &[JobKind::Piece]).unwrap();
-    let Action::CommitSegments { job, token, rendition, init, mut segments } =
+    let Action::CommitSegments { job, token, rendition, init, mut segments, put_index } =
         commit(&piece, 0, 0..1, 4)
     else {
         panic!("a commit is a commit");
     };
     segments[0].duration = 120;
-    world.done(Action::CommitSegments { job, token, rendition, init, segments });
+    world.done(Action::CommitSegments { job, token, rendition, init, segments, put_index });
     assert!(is(&listed(&world, id), &[("360p", 1)]));
 }

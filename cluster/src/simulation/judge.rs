@@ -10,6 +10,7 @@ use super::Apply;
 use super::replica::{Replica, State};
 use crate::catalog;
 use crate::command::{Action, Command, Refusal, Reply};
+use crate::features;
 use crate::ids::{ClientId, VideoId};
 use crate::invariants;
 use crate::tables::system::SystemRow;
@@ -49,6 +50,7 @@ impl Judge {
     /// Where all schedules begin: three members, one upload that is arriving, and one of which pieces wait to be made.
     pub(super) fn start() -> State {
         let mut world = World::new();
+        world.done(Action::RaiseFeatureLevel { level: features::NEWEST });
         world.upload_with_plan(1, copy_plan(3));
         let arriving = world.create(0, Some(4000));
         world.append(arriving, 1000);
@@ -101,6 +103,9 @@ impl Judge {
         } else {
             let outcome = if matches!(reply, Reply::Refused(_)) { "refused" } else { "done" };
             self.seen.insert((command.action.name(), outcome));
+            if matches!(reply, Reply::Refused(Refusal::NeedBlocks { .. })) {
+                self.seen.insert(("event", "blocks have to be put again"));
+            }
             if let Action::CountViews { views } = &command.action {
                 for (id, viewed) in views {
                     if catalog::video(before, *id).expect("memory can be read").is_some() {
@@ -172,6 +177,11 @@ impl Judge {
         }
         replica.read = applied;
         self.applied(number, &replica.live, &[])
+    }
+
+    /// The catalog after the last entry.
+    pub(super) fn newest(&self) -> &MemoryView {
+        self.views.last().expect("there is a first one")
     }
 
     pub(super) fn check_invariants(&self) -> Result<(), Finding> {

@@ -9,6 +9,7 @@ use super::consensus::{Consensus, Waiting};
 use super::judge::{Finding, Judge};
 use super::proposer::Proposer;
 use super::replica::{Answer, Replica, State};
+use super::stores::Stores;
 use super::workload::Workload;
 use crate::catalog;
 use crate::command::{Command, Refusal, Reply};
@@ -18,7 +19,7 @@ const REPLICAS: usize = 3;
 const PROPOSERS: usize = 3;
 
 /// Events of a schedule, before all is let run to its end.
-const EVENTS: usize = 200;
+const EVENTS: usize = 300;
 
 /// Rounds in which everything has to come to its end when nothing goes wrong any more.
 const ROUNDS_MAX: usize = 20;
@@ -49,6 +50,7 @@ pub(super) struct Schedule {
     answered: BTreeMap<(ClientId, u64), Reply>,
     /// The highest index that a reader who goes from node to node has seen.
     reader: u64,
+    stores: Stores,
     judge: Judge,
     story: Option<String>,
 }
@@ -67,9 +69,10 @@ impl Schedule {
             replicas: (0..REPLICAS).map(|_| Replica::new(start)).collect(),
             proposers,
             wire: Vec::new(),
-            workload: Workload::default(),
+            workload: Workload::new(&mut rng),
             answered: BTreeMap::new(),
             reader: 0,
+            stores: Stores::new(REPLICAS, &start.view, faults.deletes_unfenced),
             judge: Judge::new(faults.apply, start),
             story: told.then(String::new),
             rng,
@@ -110,7 +113,7 @@ impl Schedule {
 
     fn event(&mut self) -> Result<(), Finding> {
         self.now_ms += self.rng.u64(0..200);
-        match self.rng.u8(0..80) {
+        match self.rng.u8(0..90) {
             0..14 => self.propose(),
             14..34 => self.deliver()?,
             34..36 => self.lose(),
@@ -126,6 +129,8 @@ impl Schedule {
             73..74 => self.purge(),
             74..75 => self.start_anew(),
             75..79 => self.read()?,
+            79..84 => self.look(),
+            84..89 => self.delete()?,
             _ => self.now_ms += [1_000, 20_000, 600_000][self.rng.usize(0..3)],
         }
         Ok(())
@@ -136,8 +141,10 @@ impl Schedule {
         if self.proposers[proposer].is_busy() {
             return;
         }
-        let view = &self.replicas[self.rng.usize(0..REPLICAS)].live.view;
-        let action = self.workload.next(&mut self.rng, view, self.now_ms);
+        let here = &self.replicas[self.rng.usize(0..REPLICAS)].live;
+        let action = self.workload.next(&mut self.rng, &here.view, self.now_ms);
+        let action = action.put_at(here.applied);
+        self.stores.put(&mut self.rng, &action, here.applied);
         let command = self.proposers[proposer].propose(action);
         let sequence = command.sequence;
         self.tell(|| format!("proposer {proposer} proposes {sequence}: {:?}", command.action));
@@ -263,6 +270,7 @@ impl Schedule {
         for index in first..=self.log.last() {
             let command = &self.log.entry(index).expect("it was just committed").command;
             self.judge.committed(index, command)?;
+            self.stores.committed(&command.action, self.judge.newest())?;
             if let Some(story) = &mut self.story {
                 story.push_str(&format!("{index} is {command}\n"));
             }
@@ -382,6 +390,21 @@ impl Schedule {
             self.saw("read waited");
         } else {
             self.reader = applied;
+        }
+        Ok(())
+    }
+
+    /// A node looks what is garbage.
+    fn look(&mut self) {
+        let number = self.rng.usize(0..REPLICAS);
+        self.stores.look(number, &self.replicas[number].live.view);
+    }
+
+    /// A node deletes the copies that it found to be garbage.
+    fn delete(&mut self) -> Result<(), Finding> {
+        let number = self.rng.usize(0..REPLICAS);
+        if self.stores.delete(number, self.judge.newest())? {
+            self.saw("copies deleted");
         }
         Ok(())
     }

@@ -2,16 +2,17 @@
 
 use fastrand::Rng;
 
+use crate::apply::REAP_BLOCKS_MAX;
 use crate::catalog;
 use crate::command::{Action, Claim, Reply};
 use crate::features;
-use crate::ids::{NodeId, TokenId, VideoId};
+use crate::ids::{BlockHash, NodeId, TokenId, VideoId};
 use crate::jobs::JobKind;
 use crate::placement::{GROUPS, Layout};
 use crate::tables::nodes::{NodeRow, Role};
 use crate::tables::videos::{VideoError, Visibility};
 use crate::testing::{
-    TOKEN, admit, birth, block, copy_plan, encode_plan, mint_at, next_work, node,
+    JUST_NOW, TOKEN, admit, birth, block, copy_plan, encode_plan, mint_at, next_work, node,
 };
 use crate::view::View;
 
@@ -22,17 +23,26 @@ const VIDEOS: u8 = 4;
 const CLAIMS_MAX: usize = 12;
 
 /// What proposers want, and what they were given.
-#[derive(Default)]
 pub(super) struct Workload {
     claims: Vec<(NodeId, Claim)>,
+    /// Whether nearly all is about uploads that are deleted and made again, with the same bytes.
+    in_vain: bool,
 }
 
 impl Workload {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        Self { claims: Vec::new(), in_vain: rng.u8(0..4) == 0 }
+    }
+
     /// Something to propose, by somebody who sees this catalog.
     pub(super) fn next(&self, rng: &mut Rng, view: &dyn View, now_ms: u64) -> Action {
+        if self.in_vain && rng.u8(0..20) > 0 {
+            return if rng.bool() { in_vain(rng, view) } else { of_garbage(rng, view, now_ms) };
+        }
         match rng.u8(0..100) {
             0..40 => self.job(rng, view),
-            40..75 => of_video(rng, view),
+            40..68 => of_video(rng, view),
+            68..75 => of_garbage(rng, view, now_ms),
             _ => administrative(rng, view, now_ms),
         }
     }
@@ -79,6 +89,42 @@ impl Workload {
     }
 }
 
+/// The next thing to do with an upload that will be deleted and made again.
+fn in_vain(rng: &mut Rng, view: &dyn View) -> Action {
+    let id = VideoId([VIDEOS + rng.u8(0..2); 16]);
+    match catalog::video(view, id).expect("memory can be read") {
+        None => Action::CreateVideo {
+            id,
+            title: "in vain".into(),
+            description: String::new(),
+            visibility: Visibility::Public,
+            filename: None,
+            announced_bytes: None,
+            upload_key: None,
+            keep_source: false,
+        },
+        Some(video) if video.source.received == 0 || rng.u8(0..3) == 0 => {
+            let blocks = vec![block("the same again", 1000)];
+            Action::AppendSource { id, offset: video.source.received, blocks, put_index: JUST_NOW }
+        }
+        Some(_) => Action::DeleteVideo { id, if_version: None },
+    }
+}
+
+fn of_garbage(rng: &mut Rng, view: &dyn View, now_ms: u64) -> Action {
+    let before_ms = now_ms.saturating_sub([0, 0, 1_000][rng.usize(0..3)]);
+    if rng.u8(0..3) == 0 {
+        return Action::ForgetBlocks { marked_before_ms: before_ms };
+    }
+    let hashes = catalog::waiting_blocks(view, before_ms, REAP_BLOCKS_MAX);
+    let mut hashes = hashes.expect("memory can be read");
+    if rng.u8(0..20) == 0 {
+        // More than there may be.
+        hashes = vec![BlockHash([0; 32]); REAP_BLOCKS_MAX + 1];
+    }
+    Action::ReapBlocks { hashes, unreferenced_before_ms: before_ms }
+}
+
 fn some_node(rng: &mut Rng) -> NodeId {
     NodeId(rng.u64(1..6))
 }
@@ -105,7 +151,7 @@ fn of_video(rng: &mut Rng, view: &dyn View) -> Action {
         8..16 => {
             let offset = present.map_or(0, |video| video.source.received);
             let blocks = vec![block(&format!("{number} {offset}"), 1000)];
-            Action::AppendSource { id, offset, blocks }
+            Action::AppendSource { id, offset, blocks, put_index: JUST_NOW }
         }
         16..19 => Action::FinishSource { id },
         19..20 => {

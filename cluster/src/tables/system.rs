@@ -36,8 +36,15 @@ pub struct SystemRow {
     #[serde(default)]
     pub audit_rows: u64,
     /// Nobody makes missing copies while somebody wants it so.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair_paused: Option<RepairPause>,
+    /// Blocks that nobody names must have been put with this log index or a higher one to be named; see
+    /// [`crate::collection`]. Never falls.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reap_floor: u64,
+    /// Where the floor goes when it has become old enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reap_mark: Option<ReapMark>,
 }
 
 /// An operator's wish that nobody makes missing copies.
@@ -47,6 +54,19 @@ pub struct RepairPause {
     pub actor: String,
     /// By the catalog's clock, in milliseconds since 1970.
     pub since_ms: u64,
+}
+
+/// An entry of the log, and when it was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReapMark {
+    pub index: u64,
+    /// The catalog's clock, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SystemRow {

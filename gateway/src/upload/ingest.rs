@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use cluster::apply::APPEND_BLOCKS_MAX;
-use cluster::command::{Action, BlockRef, Refusal, Reply};
+use cluster::command::{Action, PutBlock, Refusal, Reply};
 use cluster::ids::VideoId;
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
@@ -74,9 +74,9 @@ pub(crate) async fn ingest(
                 }
             }
             Some(put) = blocks.putting.next(), if !blocks.putting.is_empty() => {
-                let block = put?;
-                gateway.meters.upload_bytes.increment(block.len.into());
-                blocks.durable.push(block);
+                let put = put?;
+                gateway.meters.upload_bytes.increment(put.block.len.into());
+                blocks.durable.push(put);
             }
             permit = next(&mut blocks.permitting) => {
                 blocks.permitting = None;
@@ -123,9 +123,9 @@ struct Blocks<'a> {
     permit: Option<OwnedSemaphorePermit>,
     permitting: Option<Pending<OwnedSemaphorePermit>>,
     /// In the order of the file.
-    putting: FuturesOrdered<Pending<Result<BlockRef, ApiError>>>,
+    putting: FuturesOrdered<Pending<Result<PutBlock, ApiError>>>,
     /// Durable, follows `appended` without a gap, and is not yet being appended.
-    durable: Vec<BlockRef>,
+    durable: Vec<PutBlock>,
     appending: Option<Pending<Result<Ingested, ApiError>>>,
     /// Bytes that are part of the source or are being appended to it.
     appended: u64,
@@ -222,14 +222,16 @@ impl<'a> Blocks<'a> {
             return;
         }
         let rest = self.durable.split_off(self.durable.len().min(APPEND_BLOCKS_MAX));
-        let blocks = std::mem::replace(&mut self.durable, rest);
+        let put = std::mem::replace(&mut self.durable, rest);
+        let put_index = put.iter().map(|put| put.put_index).min().unwrap_or(0);
+        let blocks: Vec<_> = put.into_iter().map(|put| put.block).collect();
         let offset = self.appended;
         self.appended += blocks.iter().map(|block| u64::from(block.len)).sum::<u64>();
         let end = self.appended;
-        let action = Action::AppendSource { id: self.id, offset, blocks };
+        let action = Action::AppendSource { id: self.id, offset, blocks, put_index };
         let gateway = Arc::clone(self.gateway);
         self.appending = Some(Box::pin(async move {
-            let applied = gateway.propose_patiently(action).await?;
+            let applied = gateway.propose_blocks(action).await?;
             match applied.reply {
                 Reply::Done
                 | Reply::Version(_)

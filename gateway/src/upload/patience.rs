@@ -9,7 +9,7 @@ use std::time::Duration;
 use cluster::command::Action;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backend::{Applied, Unavailable};
+use crate::backend::{Applied, NAMING_TRIES_MAX, Unavailable, needs_blocks, put_again};
 use crate::consistency::WAIT_MAX;
 use crate::error::ApiError;
 use crate::state::Gateway;
@@ -32,6 +32,23 @@ impl Gateway {
     /// which that does no harm.
     pub(crate) async fn propose_patiently(&self, action: Action) -> Result<Applied, ApiError> {
         self.patiently(|| self.propose(action.clone())).await
+    }
+
+    /// As [`Self::propose_patiently`], for a command that names blocks: puts them again if it has to be.
+    pub(crate) async fn propose_blocks(&self, mut action: Action) -> Result<Applied, ApiError> {
+        let mut tries = 1;
+        loop {
+            let applied = self.propose_patiently(action.clone()).await?;
+            if !needs_blocks(&applied.reply) || tries == NAMING_TRIES_MAX {
+                return Ok(applied);
+            }
+            tracing::info!(
+                action = action.name(),
+                "blocks were put too long ago, and are put again"
+            );
+            action = self.patiently(|| put_again(&*self.backend, action.clone())).await?;
+            tries += 1;
+        }
     }
 
     /// Tries until it works or patience ends.

@@ -54,6 +54,7 @@ impl Copying {
                     duration: TICKS,
                     block: memory.store(segment_bytes(rendition, number)),
                 }],
+                put_index: memory.index(),
             });
         }
     }
@@ -72,7 +73,8 @@ impl Copying {
         });
         let Claim { job, token } = claim(memory, video, JobKind::Thumbnail);
         let block = memory.store(THUMBNAIL);
-        memory.must_apply(Action::CommitThumbnail { job, token, block });
+        let put_index = memory.index();
+        memory.must_apply(Action::CommitThumbnail { job, token, block, put_index });
         memory.must_apply(Action::FinishJob {
             job,
             token,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::apply::apply;
-use cluster::command::{Action, BlockRef, Command, Reply};
+use cluster::command::{Action, BlockRef, Command, PutBlock, Reply};
 use cluster::ids::{BlockHash, ClientId, NodeId};
 use cluster::tables::nodes::{NodeRow, Role};
 use cluster::view::{MemoryView, Transaction, View};
@@ -59,6 +59,7 @@ pub(crate) struct Memory {
     /// All that was proposed and applied, in order.
     pub(crate) log: Mutex<Vec<Action>>,
     pub(crate) puts: InFlight,
+    pub(crate) late_puts: AtomicUsize,
     pub(crate) gets: AtomicUsize,
     pub(crate) uploads: UploadsUnderWay,
     pub(crate) drain: Mutex<Option<DrainObservation>>,
@@ -89,6 +90,7 @@ impl Memory {
             lag: Mutex::default(),
             log: Mutex::default(),
             puts: InFlight::default(),
+            late_puts: AtomicUsize::new(0),
             gets: AtomicUsize::new(0),
             uploads: UploadsUnderWay::default(),
             drain: Mutex::default(),
@@ -133,6 +135,13 @@ impl Memory {
             BlockRef { hash: BlockHash::of(&bytes), len: u32::try_from(bytes.len()).unwrap() };
         self.blocks.lock().unwrap().insert(block.hash, bytes);
         block
+    }
+
+    /// Stores it as if this had begun long ago, as often as `late_puts` says.
+    fn put(&self, bytes: Bytes) -> PutBlock {
+        let is_late = |count: usize| count.checked_sub(1);
+        let late = self.late_puts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_late).is_ok();
+        PutBlock { block: self.store(bytes), put_index: if late { 0 } else { self.index() } }
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -186,7 +195,7 @@ impl Backend for Memory {
         .boxed()
     }
 
-    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<BlockRef, Unavailable>> {
+    fn put_block(&self, bytes: Bytes) -> BoxFuture<'_, Result<PutBlock, Unavailable>> {
         async move {
             let now = self.puts.now.fetch_add(1, Ordering::SeqCst) + 1;
             self.puts.most.fetch_max(now, Ordering::SeqCst);
@@ -194,11 +203,11 @@ impl Backend for Memory {
             let result = match fault {
                 Blocks::Work => {
                     tokio::task::yield_now().await;
-                    Ok(self.store(bytes))
+                    Ok(self.put(bytes))
                 }
                 Blocks::Slow(time) => {
                     tokio::time::sleep(time).await;
-                    Ok(self.store(bytes))
+                    Ok(self.put(bytes))
                 }
                 Blocks::Unavailable => Err(too_few()),
             };

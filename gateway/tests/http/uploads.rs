@@ -10,6 +10,7 @@ use axum::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use cluster::catalog;
 use cluster::command::Action;
+use cluster::features;
 use cluster::ids::BlockHash;
 use cluster::tables::videos::VideoState;
 use futures::StreamExt;
@@ -535,4 +536,21 @@ mod forms {
         let (answer, _) = send_chunks(&site, vec![whole[..5].to_vec(), whole[5..].to_vec()]).await;
         answer.expect(StatusCode::CREATED);
     }
+}
+
+#[tokio::test]
+async fn blocks_that_may_have_been_collected_since_they_were_put_are_put_again() {
+    let site = Site::new();
+    // From now on nothing counts that was put before.
+    site.memory.must_apply(Action::RaiseFeatureLevel { level: features::UPKEEP });
+    for _ in 0..2 {
+        site.memory.must_apply(Action::ForgetBlocks { marked_before_ms: u64::MAX });
+    }
+    site.memory.late_puts.store(1, Ordering::SeqCst);
+    site.upload("", pattern(3 * BLOCK_BYTES)).await.expect(StatusCode::CREATED);
+
+    // As often as it happens by chance, and not for ever.
+    site.memory.late_puts.store(usize::MAX, Ordering::SeqCst);
+    let answer = site.upload("", pattern(100)).await;
+    answer.problem(StatusCode::SERVICE_UNAVAILABLE, "block_unreadable");
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::command::BlockRef;
+use cluster::command::{BlockRef, PutBlock};
 use cluster::duties::copies_acknowledged;
 use cluster::ids::NodeId;
 use cluster::view::ViewError;
@@ -90,7 +90,7 @@ impl Content {
     /// # Errors
     /// [`PutError::TooFewCopies`] when that has not succeeded within five seconds.
     #[tracing::instrument(level = "debug", skip_all, fields(bytes = bytes.len()))]
-    pub async fn put(&self, bytes: Bytes) -> Result<BlockRef, PutError> {
+    pub async fn put(&self, bytes: Bytes) -> Result<PutBlock, PutError> {
         let inner = &self.inner;
         let bad_length = PutError::BadLength(bytes.len());
         let len = match u32::try_from(bytes.len()) {
@@ -108,16 +108,17 @@ impl Content {
         };
         let _budget = budget.expect("it is never closed");
         let block = BlockRef { hash: inner.hash(&bytes).await, len };
-        self.put_to_holders(block, bytes, deadline).await?;
-        Ok(block)
+        let put_index = self.put_to_holders(block, bytes, deadline).await?;
+        Ok(PutBlock { block, put_index })
     }
 
+    /// Returns the put index that the holders were told.
     async fn put_to_holders(
         &self,
         block: BlockRef,
         bytes: Bytes,
         deadline: Instant,
-    ) -> Result<(), PutError> {
+    ) -> Result<u64, PutError> {
         let inner = &self.inner;
         let here = inner.placement.current()?;
         let required = copies_acknowledged(&here.layout, &block.hash);
@@ -196,7 +197,7 @@ impl Content {
         if !pending.is_empty() {
             Arc::clone(inner).trail(block, sending, pending);
         }
-        Ok(())
+        Ok(here.applied)
     }
 }
 

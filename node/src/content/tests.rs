@@ -75,7 +75,7 @@ impl Catalog {
 
     /// Something refers to the block from now on.
     fn refer_to(&self, block: BlockRef) {
-        let row = BlockRow { len: block.len, references: 1, unreferenced_since_ms: None };
+        let row = BlockRow::needed(block.len, 1);
         self.change(|tx| BLOCKS.put(tx, &block.hash, &row));
     }
 }
@@ -251,7 +251,7 @@ async fn what_is_put_at_one_node_is_on_all_and_read_at_any() {
     let cluster = Cluster::start(3).await;
     for (seed, len) in [(1, 1), (2, 700), (3, 1_500_000), (4, BLOCK_BYTES_MAX)] {
         let bytes = bytes(seed, len);
-        let block = cluster.nodes[0].content.put(bytes.clone()).await.unwrap();
+        let block = cluster.nodes[0].content.put(bytes.clone()).await.unwrap().block;
         assert_eq!(block, BlockRef { hash: BlockHash::of(&bytes), len: len as u32 });
         for node in &cluster.nodes {
             until("all have it", || node.has(block)).await;
@@ -271,9 +271,9 @@ async fn two_copies_suffice_and_the_third_is_brought_when_the_node_is_back() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
     // Once before anybody has noticed, once after that.
-    let unnoticed = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    let unnoticed = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap().block;
     cluster.believe(0, 2, Standing::Away);
-    let noticed = cluster.nodes[0].content.put(bytes(2, 300_000)).await.unwrap();
+    let noticed = cluster.nodes[0].content.put(bytes(2, 300_000)).await.unwrap().block;
     cluster.nodes[0].content.can_store().unwrap();
     for block in [unnoticed, noticed] {
         assert!(cluster.nodes[0].has(block).await && cluster.nodes[1].has(block).await);
@@ -304,7 +304,7 @@ async fn other_nodes_keep_the_copies_of_holders_that_are_away_or_full() {
     cluster.believe(0, 1, Standing::Away);
     cluster.believe(0, 2, Standing::ReadsOnly);
     let good = bytes(1, 300_000);
-    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
+    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap().block;
     cluster.catalog.refer_to(block);
     until("all whom it was sent to have it", || async {
         cluster.who_has(block).await == [0, 3, 4]
@@ -319,7 +319,7 @@ async fn other_nodes_keep_the_copies_of_holders_that_are_away_or_full() {
     // Both holders are down: the others are enough.
     cluster.believe(2, 0, Standing::Away);
     cluster.believe(2, 1, Standing::Away);
-    let other = cluster.nodes[2].content.put(bytes(2, 300_000)).await.unwrap();
+    let other = cluster.nodes[2].content.put(bytes(2, 300_000)).await.unwrap().block;
     until("three have it", || async { cluster.who_has(other).await == [2, 3, 4] }).await;
     assert_eq!(cluster.nodes[2].content.observe().repair.queued_blocks, 2, "owed to the holders");
 }
@@ -332,7 +332,7 @@ async fn a_holder_that_hangs_is_not_waited_for_when_another_node_can_take_its_co
         let strange = Strange { answers: false, asked: Arc::default() };
         cluster.nodes[silent].serve_instead(Routes::new(BlocksServer::new(strange))).await;
     }
-    let block = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    let block = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap().block;
     assert_eq!(cluster.who_has(block).await, [0, 3]);
 }
 
@@ -340,7 +340,7 @@ async fn a_holder_that_hangs_is_not_waited_for_when_another_node_can_take_its_co
 async fn a_put_waits_a_little_for_a_second_zone_and_not_for_ever() {
     let mut cluster = Cluster::start(3).await;
     cluster.register(|index| if index == 2 { "west" } else { "east" });
-    let near = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap();
+    let near = cluster.nodes[0].content.put(bytes(1, 300_000)).await.unwrap().block;
     assert!(cluster.nodes[2].has(near).await, "two copies in one zone are not enough yet");
 
     let strange = Strange { answers: false, asked: Arc::default() };
@@ -355,7 +355,7 @@ async fn repair_that_is_paused_says_who_paused_it_and_goes_on_when_it_may() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[2].stop_serving().await;
     cluster.believe(0, 2, Standing::Away);
-    let block = cluster.nodes[0].content.put(bytes(1, 20_000)).await.unwrap();
+    let block = cluster.nodes[0].content.put(bytes(1, 20_000)).await.unwrap().block;
     cluster.catalog.refer_to(block);
     let pause = |paused: bool| {
         let pause = RepairPause { actor: "anna".into(), since_ms: 1 };
@@ -382,7 +382,7 @@ async fn copies_are_counted_by_asking_those_who_should_have_them() {
     let good = bytes(0, 30_000);
     let mut blocks = Vec::new();
     for seed in 0..40 {
-        let block = cluster.nodes[0].content.put(bytes(seed, 30_000)).await.unwrap();
+        let block = cluster.nodes[0].content.put(bytes(seed, 30_000)).await.unwrap().block;
         until("all have it", || async { cluster.who_has(block).await.len() == 3 }).await;
         cluster.catalog.refer_to(block);
         blocks.push(block);
@@ -438,11 +438,11 @@ async fn a_node_that_was_away_fetches_what_it_should_hold() {
     cluster.believe(0, 2, Standing::Away);
     let mut blocks = Vec::new();
     for seed in 0..30 {
-        let block = cluster.nodes[0].content.put(bytes(seed, 20_000)).await.unwrap();
+        let block = cluster.nodes[0].content.put(bytes(seed, 20_000)).await.unwrap().block;
         cluster.catalog.refer_to(block);
         blocks.push(block);
     }
-    let garbage = cluster.nodes[0].content.put(bytes(99, 20_000)).await.unwrap();
+    let garbage = cluster.nodes[0].content.put(bytes(99, 20_000)).await.unwrap().block;
 
     let returned = &cluster.nodes[2];
     assert_eq!(returned.content.observe().missing_blocks, None, "nobody has looked yet");
@@ -488,7 +488,7 @@ async fn a_holder_that_comes_back_in_time_saves_the_put() {
     let putting = tokio::spawn(async move { content.put(bytes(1, 5000)).await });
     until("the first copy is there", || async { cluster.nodes[0].store.stats().blocks == 1 }).await;
     cluster.nodes[1].serve().await;
-    let block = putting.await.unwrap().unwrap();
+    let block = putting.await.unwrap().unwrap().block;
     assert!(cluster.nodes[1].has(block).await);
 }
 
@@ -496,7 +496,7 @@ async fn a_holder_that_comes_back_in_time_saves_the_put() {
 async fn a_cluster_of_one_stores_and_says_that_durability_is_reduced() {
     let cluster = Cluster::start(1).await;
     let content = &cluster.nodes[0].content;
-    let block = content.put(bytes(1, 5000)).await.unwrap();
+    let block = content.put(bytes(1, 5000)).await.unwrap().block;
     assert_eq!(content.get(block).await.unwrap(), bytes(1, 5000));
     assert_eq!(content.reduced_copies().unwrap(), Some(1));
     content.can_store().unwrap();
@@ -514,7 +514,7 @@ async fn a_layout_that_changes_loses_nothing_and_its_new_holders_fetch_their_cop
     let alone = Layout::new(2, 1, (0..GROUPS).map(|_| NodeId(1)).collect()).unwrap();
     cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &alone));
     let content = bytes(3, 100_000);
-    let block = cluster.nodes[0].content.put(content.clone()).await.unwrap();
+    let block = cluster.nodes[0].content.put(content.clone()).await.unwrap().block;
     cluster.catalog.refer_to(block);
     cluster.catalog.change(|tx| LAYOUT.put(tx, &(), &holders(3, [2, 3, 4])));
     assert_eq!(cluster.nodes[3].content.get(block).await.unwrap(), content);
@@ -585,7 +585,7 @@ fn flip_bit(path: &Path, bytes: &[u8]) -> usize {
 async fn a_damaged_copy_is_read_elsewhere_and_healed() {
     let mut cluster = Cluster::start(3).await;
     let good = bytes(1, 300_000);
-    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
+    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap().block;
     cluster.catalog.refer_to(block);
     damage(&mut cluster, 0, &good).await;
 
@@ -600,7 +600,7 @@ async fn a_damaged_copy_is_read_elsewhere_and_healed() {
 async fn a_damaged_copy_that_others_ask_for_is_healed_by_the_loop() {
     let mut cluster = Cluster::start(3).await;
     let good = bytes(1, 300_000);
-    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
+    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap().block;
     cluster.catalog.refer_to(block);
     damage(&mut cluster, 1, &good).await;
     cluster.nodes[0].store.delete_if(block.hash, Box::new(|_| true)).await.unwrap();
@@ -616,8 +616,8 @@ async fn a_damaged_copy_that_others_ask_for_is_healed_by_the_loop() {
 async fn what_was_read_stays_in_memory_unless_read_once() {
     let cluster = Cluster::start(3).await;
     let content = &cluster.nodes[0].content;
-    let kept = content.put(bytes(1, 5000)).await.unwrap();
-    let not_kept = content.put(bytes(2, 5000)).await.unwrap();
+    let kept = content.put(bytes(1, 5000)).await.unwrap().block;
+    let not_kept = content.put(bytes(2, 5000)).await.unwrap().block;
     for block in [kept, not_kept] {
         for node in &cluster.nodes {
             until("all have it", || node.has(block)).await;
@@ -668,7 +668,7 @@ async fn neither_a_lying_nor_a_silent_holder_hurts_a_reader() {
     for answers in [true, false] {
         let mut cluster = Cluster::start(3).await;
         let good = bytes(1, 300_000);
-        let block = cluster.nodes[0].content.put(good.clone()).await.unwrap();
+        let block = cluster.nodes[0].content.put(good.clone()).await.unwrap().block;
         for node in &cluster.nodes {
             until("all have it", || node.has(block)).await;
         }

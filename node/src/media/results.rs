@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cluster::command::{Action, BlockRef, LeaseToken, NewSegment, Reply};
+use cluster::command::{Action, BlockRef, LeaseToken, NewSegment, PutBlock, Reply};
 use cluster::jobs::JobId;
 use cluster::plan::RenditionIndex;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use gateway::backend::{Applied, Backend, Unavailable};
-use tracing::trace;
+use gateway::backend::{Applied, Backend, NAMING_TRIES_MAX, Unavailable, needs_blocks, put_again};
+use tracing::{info, trace};
 use transcoder::Output;
 
 use super::job::Ended;
@@ -42,11 +42,26 @@ enum Stored {
     Thumbnail { block: BlockRef },
 }
 
+/// A put that has succeeded.
+struct Put {
+    stored: Stored,
+    put_index: u64,
+    /// Length of the block.
+    bytes: usize,
+}
+
 /// What waits to be committed for one rendition.
-#[derive(Default)]
 struct Pending {
     init: Option<(BlockRef, String)>,
     segments: Vec<NewSegment>,
+    /// The lowest of these blocks.
+    put_index: u64,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self { init: None, segments: Vec::new(), put_index: u64::MAX }
+    }
 }
 
 /// The results of one try of one job.
@@ -56,8 +71,8 @@ pub(super) struct Results {
     token: LeaseToken,
     /// Whether the video had another plan before.
     prepared_before: bool,
-    /// In the order in which the worker yielded them, so that runs have no gaps. Each with its length in bytes.
-    puts: FuturesOrdered<BoxFuture<'static, Result<(Stored, usize), Unavailable>>>,
+    /// In the order in which the worker yielded them, so that runs have no gaps.
+    puts: FuturesOrdered<BoxFuture<'static, Result<Put, Unavailable>>>,
     pending: BTreeMap<RenditionIndex, Pending>,
     actions: Vec<Action>,
     commits: FuturesUnordered<BoxFuture<'static, Result<Applied, Unavailable>>>,
@@ -142,9 +157,9 @@ impl Results {
     pub(super) async fn advance(&mut self) -> Result<Ended> {
         tokio::select! {
             Some(stored) = self.puts.next() => {
-                let (stored, bytes) = stored.context("store a result")?;
-                self.bytes -= bytes;
-                self.gather(stored);
+                let put = stored.context("store a result")?;
+                self.bytes -= put.bytes;
+                self.gather(put);
             }
             Some(applied) = self.commits.next() => {
                 let reply = applied.context("commit results")?.reply;
@@ -176,25 +191,32 @@ impl Results {
         let bytes = Bytes::from(bytes);
         self.bytes += bytes.len();
         let put = async move {
-            let block = patiently(STORE_WITHIN, || backend.put_block(bytes.clone())).await?;
-            Ok((stored(block), bytes.len()))
+            let put = patiently(STORE_WITHIN, || backend.put_block(bytes.clone())).await?;
+            let PutBlock { block, put_index } = put;
+            Ok(Put { stored: stored(block), put_index, bytes: bytes.len() })
         };
         self.puts.push_back(Box::pin(put));
     }
 
-    fn gather(&mut self, stored: Stored) {
-        match stored {
+    fn gather(&mut self, put: Put) {
+        let put_index = put.put_index;
+        match put.stored {
             Stored::Init { rendition, block, codecs } => {
-                self.pending.entry(rendition).or_default().init = Some((block, codecs));
+                let pending = self.pending.entry(rendition).or_default();
+                pending.init = Some((block, codecs));
+                pending.put_index = pending.put_index.min(put_index);
             }
             Stored::Segment { rendition, segment } => {
-                self.pending.entry(rendition).or_default().segments.push(segment);
+                let pending = self.pending.entry(rendition).or_default();
+                pending.segments.push(segment);
+                pending.put_index = pending.put_index.min(put_index);
             }
             Stored::Thumbnail { block } => {
                 self.actions.push(Action::CommitThumbnail {
                     job: self.job,
                     token: self.token,
                     block,
+                    put_index,
                 });
             }
         }
@@ -217,13 +239,29 @@ impl Results {
                 rendition,
                 init: pending.init.take(),
                 segments: pending.segments.drain(..count).collect(),
+                put_index: pending.put_index,
             });
+            if pending.segments.is_empty() {
+                pending.put_index = u64::MAX;
+            }
         }
         for action in self.actions.drain(..) {
             let backend = Arc::clone(&self.backend);
-            self.commits.push(Box::pin(async move {
-                patiently(STORE_WITHIN, || backend.propose(action.clone())).await
-            }));
+            self.commits.push(Box::pin(commit_one(backend, action)));
         }
+    }
+}
+
+/// Has the command applied, and puts its blocks again before if it has to be.
+async fn commit_one(backend: Arc<dyn Backend>, mut action: Action) -> Result<Applied, Unavailable> {
+    let mut tries = 1;
+    loop {
+        let applied = patiently(STORE_WITHIN, || backend.propose(action.clone())).await?;
+        if !needs_blocks(&applied.reply) || tries == NAMING_TRIES_MAX {
+            return Ok(applied);
+        }
+        info!(action = action.name(), "blocks were put too long ago, and are put again");
+        action = patiently(STORE_WITHIN, || put_again(&*backend, action.clone())).await?;
+        tries += 1;
     }
 }

@@ -125,7 +125,9 @@ mod tests {
         for number in 0..blocks {
             let hash = BlockHash::of(&number.to_be_bytes());
             // Every tenth is garbage.
-            let row = BlockRow { len: 1, references: number % 10, unreferenced_since_ms: None };
+            let references = number % 10;
+            let unreferenced_since_ms = (references == 0).then_some(1);
+            let row = BlockRow { unreferenced_since_ms, ..BlockRow::needed(1, references) };
             BLOCKS.put(&mut tx, &hash, &row);
         }
         let batch = tx.into_batch();

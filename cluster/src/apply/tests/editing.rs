@@ -125,7 +125,7 @@ fn lists_are_newest_first_in_pages_that_do_not_overlap() {
         page.videos.iter().map(|video| video.id.0[0]).collect::<Vec<_>>()
     };
     assert_eq!(search("vidéo", None), [7]);
-    assert_eq!(search("vidéo", Some(Visibility::Public)), []);
+    assert!(search("vidéo", Some(Visibility::Public)).is_empty());
     assert_eq!(search("EO 2", None), [24, 23, 22, 21, 20, 2]);
     assert!("zz".parse::<catalog::Cursor>().is_err());
 }

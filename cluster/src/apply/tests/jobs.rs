@@ -203,7 +203,8 @@ fn a_token_that_was_never_given_is_refused_everywhere() {
         world.refused(Action::CommitThumbnail {
             job: forged.job,
             token: forged.token,
-            block: block("p", 1)
+            block: block("p", 1),
+            put_index: 0,
         }),
         Refusal::LeaseLost
     );

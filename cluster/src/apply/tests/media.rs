@@ -110,7 +110,7 @@ fn the_first_segment_of_a_number_stays() {
     assert_eq!(world.lasting_rows(), before, "nothing is new");
 
     // Another worker's bytes for 1 to 8: only what is missing is taken.
-    let Action::CommitSegments { job, token, rendition, init, mut segments } =
+    let Action::CommitSegments { job, token, rendition, init, mut segments, put_index } =
         commit(&claim, 0, 1..9, 4)
     else {
         panic!("a commit is a commit");
@@ -119,7 +119,7 @@ fn the_first_segment_of_a_number_stays() {
         segment.block = block(&format!("other {}", segment.number), 6000);
     }
     let others = segments.clone();
-    world.done(Action::CommitSegments { job, token, rendition, init, segments });
+    world.done(Action::CommitSegments { job, token, rendition, init, segments, put_index });
     for other in others {
         let stays = [2, 3, 6].contains(&other.number);
         assert_eq!(references(&world, &other.block), u64::from(!stays), "{}", other.number);
@@ -144,13 +144,14 @@ fn a_worker_that_takes_over_commits_the_same_again() {
 fn refuses(change: impl FnOnce(&mut Vec<NewSegment>, &mut Option<(BlockRef, String)>)) {
     let (mut world, claim) = copying();
     world.commit(&claim, 0, 0..2, 4);
-    let Action::CommitSegments { job, token, rendition, mut init, mut segments } =
+    let Action::CommitSegments { job, token, rendition, mut init, mut segments, put_index } =
         commit(&claim, 0, 2..5, 4)
     else {
         panic!("a commit is a commit");
     };
     change(&mut segments, &mut init);
-    let refusal = world.refused(Action::CommitSegments { job, token, rendition, init, segments });
+    let refusal =
+        world.refused(Action::CommitSegments { job, token, rendition, init, segments, put_index });
     assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
 }
 
@@ -214,6 +215,7 @@ fn a_new_poster_takes_the_place_of_the_old_one() {
         job: claim.job,
         token: claim.token,
         block: block(name, 100),
+        put_index: 0,
     };
     world.done(thumbnail("a"));
     world.done(thumbnail("b"));

@@ -10,16 +10,17 @@ use std::ops::ControlFlow;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use crate::apply::apply;
-use crate::catalog::{has_claimable_job, is_about_work};
+use crate::apply::{REAP_BLOCKS_MAX, apply};
+use crate::catalog::{has_claimable_job, is_about_work, waiting_blocks};
 use crate::codec;
 use crate::command::{Action, Claim, Command, Reply};
+use crate::features;
 use crate::ids::{ClientId, NodeId, VideoId};
 use crate::jobs::JobKind;
 use crate::plan::Plan;
 use crate::tables::members::MemberState;
 use crate::tables::videos::{VideoError, Visibility};
-use crate::testing::{ACTION_NAMES, World, block, encode_plan, next_work};
+use crate::testing::{ACTION_NAMES, JUST_NOW, World, block, encode_plan, next_work};
 use crate::view::{MemoryView, TableId, Transaction, View};
 
 use actions::{administrative_action, any_action, media_action, number, plan};
@@ -65,6 +66,13 @@ enum Deed {
     Release {
         claim: usize,
     },
+    /// Collects what nobody has named for so long.
+    Reap {
+        grace_ms: u64,
+    },
+    Forget {
+        age_ms: u64,
+    },
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -84,7 +92,14 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (any::<usize>(), any::<bool>())
             .prop_map(|(claim, permanent)| Deed::Fail { claim, permanent }),
         1 => any::<usize>().prop_map(|claim| Deed::Release { claim }),
+        1 => Just(Deed::Any(Action::RaiseFeatureLevel { level: features::NEWEST })),
+        2 => grace().prop_map(|grace_ms| Deed::Reap { grace_ms }),
+        1 => grace().prop_map(|age_ms| Deed::Forget { age_ms }),
     ]
+}
+
+fn grace() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(0_u64), 1 => Just(20_000)]
 }
 
 /// Turns a deed into a command that fits what has happened so far.
@@ -106,7 +121,7 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
             let id = VideoId([video; 16]);
             let offset = crate::catalog::video(&world.view, id).unwrap()?.source.received;
             let blocks = vec![block(&format!("source {}", offset % 3), bytes)];
-            Some(Action::AppendSource { id, offset, blocks })
+            Some(Action::AppendSource { id, offset, blocks, put_index: JUST_NOW })
         }
         Deed::Create { video, announced } => Some(Action::CreateVideo {
             id: VideoId([video; 16]),
@@ -125,7 +140,8 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
                 Some(length) if source.received > 0 && source.received < length => {
                     let bytes = u32::try_from(length - source.received).ok()?;
                     let blocks = vec![block("the rest", bytes)];
-                    Some(Action::AppendSource { id, offset: source.received, blocks })
+                    let (offset, put_index) = (source.received, JUST_NOW);
+                    Some(Action::AppendSource { id, offset, blocks, put_index })
                 }
                 _ => Some(Action::FinishSource { id }),
             }
@@ -147,6 +163,14 @@ fn action_of(world: &World, claims: &[(NodeId, Claim)], deed: Deed) -> Option<Ac
         Deed::Release { claim } => {
             let (node, claim) = given(claim)?;
             Some(Action::ReleaseJobs { node, jobs: vec![claim.job] })
+        }
+        Deed::Reap { grace_ms } => {
+            let before_ms = world.now_ms.saturating_sub(grace_ms);
+            let hashes = waiting_blocks(&world.view, before_ms, REAP_BLOCKS_MAX).unwrap();
+            Some(Action::ReapBlocks { hashes, unreferenced_before_ms: before_ms })
+        }
+        Deed::Forget { age_ms } => {
+            Some(Action::ForgetBlocks { marked_before_ms: world.now_ms.saturating_sub(age_ms) })
         }
     }
 }
@@ -198,13 +222,18 @@ fn live(deeds: Vec<Deed>) -> World {
             | Deed::Claim { .. }
             | Deed::Work { .. }
             | Deed::Fail { .. }
-            | Deed::Release { .. } => {
+            | Deed::Release { .. }
+            | Deed::Reap { .. }
+            | Deed::Forget { .. } => {
                 let Some(action) = action_of(&world, &claims, deed) else {
                     continue;
                 };
                 let claimant =
                     if let Action::ClaimJob { node, .. } = &action { Some(*node) } else { None };
                 let before = world.view.clone();
+                // Some put their blocks long before they name them.
+                let lag = world.index * 7 % 31;
+                let action = action.put_at(world.index.saturating_sub(lag));
                 let reply = world.apply(action);
                 assert_work_is_announced(&before, &world);
                 if let (Some(node), Reply::Claimed(Some(claim))) = (claimant, reply) {

@@ -50,6 +50,7 @@ fn a_source_grows_at_its_end_only() {
         id,
         offset,
         blocks: vec![block(&format!("{offset}"), len)],
+        put_index: 0,
     };
     assert_eq!(world.refused(at(0, 100)), Refusal::OffsetMismatch { expected: 100 });
     assert_eq!(world.refused(at(150, 1)), Refusal::OffsetMismatch { expected: 100 });
@@ -118,8 +119,13 @@ fn equal_blocks_in_a_source_count_as_often_as_they_are_named() {
     let mut world = World::new();
     let id = world.create(1, None);
     let zeros = block("zeros", 64);
-    world.done(Action::AppendSource { id, offset: 0, blocks: vec![zeros; 3] });
+    world.done(Action::AppendSource { id, offset: 0, blocks: vec![zeros; 3], put_index: 0 });
     assert_eq!(catalog::block(&world.view, &zeros.hash).unwrap().unwrap().references, 3);
     let other_length = block("zeros", 65);
-    world.refused(Action::AppendSource { id, offset: 192, blocks: vec![other_length] });
+    world.refused(Action::AppendSource {
+        id,
+        offset: 192,
+        blocks: vec![other_length],
+        put_index: 0,
+    });
 }

@@ -83,11 +83,12 @@ pub(super) fn media_action() -> impl Strategy<Value = Action> {
                 keep_source,
             }
         ),
-        (video_id(), number(), prop::collection::vec(short_number(), 0..3)).prop_map(
-            |(id, offset, lens)| Action::AppendSource {
+        (video_id(), number(), prop::collection::vec(short_number(), 0..3), number()).prop_map(
+            |(id, offset, lens, put_index)| Action::AppendSource {
                 id,
                 offset,
                 blocks: lens.into_iter().map(|len| block(&format!("any {len}"), len)).collect(),
+                put_index,
             }
         ),
         video_id().prop_map(|id| Action::FinishSource { id }),
@@ -123,13 +124,14 @@ pub(super) fn media_action() -> impl Strategy<Value = Action> {
             token,
             plan
         }),
-        (job_id(), token(), 0_u16..5, prop::collection::vec(segment(), 0..3)).prop_map(
-            |(job, token, rendition, segments)| Action::CommitSegments {
+        (job_id(), token(), 0_u16..5, prop::collection::vec(segment(), 0..3), number()).prop_map(
+            |(job, token, rendition, segments, put_index)| Action::CommitSegments {
                 job,
                 token,
                 rendition,
                 init: None,
-                segments
+                segments,
+                put_index
             }
         ),
         (job_id(), token(), prop::option::of(prop::collection::vec(number(), 0..4))).prop_map(
@@ -213,5 +215,10 @@ pub(super) fn administrative_action() -> impl Strategy<Value = Action> {
         }),
         (any::<bool>(), actor()).prop_map(|(paused, actor)| Action::PauseRepair { paused, actor }),
         (0..=features::NEWEST + 1).prop_map(|level| Action::RaiseFeatureLevel { level }),
+        (prop::collection::vec(0_u64..4, 0..3), number()).prop_map(|(offsets, before)| {
+            let hashes = offsets.iter().map(|offset| block(&format!("source {offset}"), 1).hash);
+            Action::ReapBlocks { hashes: hashes.collect(), unreferenced_before_ms: before }
+        }),
+        number().prop_map(|marked_before_ms| Action::ForgetBlocks { marked_before_ms }),
     ]
 }
