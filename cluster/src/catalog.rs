@@ -8,7 +8,9 @@ mod membership;
 mod videos;
 mod work;
 
-pub use cluster::{JobCounts, block, job, jobs, jobs_of, layout, leases_of, node, nodes, system};
+pub use cluster::{
+    JobCounts, block, earlier_holders, job, jobs, jobs_of, layout, leases_of, node, nodes, system,
+};
 pub use collection::{
     BlockSum, ReapedKey, deletable_below, is_forgetting_due, reaped_blocks, waiting_blocks,
     waiting_sum,

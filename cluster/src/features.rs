@@ -17,8 +17,9 @@ pub const FIRST: u32 = 1;
 /// Adds admission by token, the life of a member, maintenance, and the levels themselves.
 pub const ADMISSION: u32 = 2;
 
-/// Adds what keeps the store of blocks in order: pausing repair, asking for a scrub, and the collection of blocks that nobody
-/// names. Programs below it know neither its commands nor the refusal of blocks that may be gone, and do not keep its tables.
+/// Adds what keeps the store of blocks in order: pausing repair, asking for a scrub, the memory of who held blocks before, and
+/// the collection of blocks that nobody names. Programs below it know neither the commands nor the refusal of blocks that may
+/// be gone, and do not keep the tables.
 pub const UPKEEP: u32 = 3;
 
 /// The highest level that this program understands.

@@ -10,20 +10,29 @@
 //! 2. **Balance**: each node holds its share of the weight ([`quota()`]), within [`tolerance`].
 //! 3. **Least movement**: what can stay where it is stays.
 //! 4. **Spread**: what has to move goes where weighted rendezvous hashing sends it, so that the groups of a lost node
-//!    have their new holders all over the cluster.
+//!    have their new holders all over the cluster. Where nodes are equally good otherwise, one that held the group before
+//!    ([`Earlier`]) comes first: it may have the copies still.
+//!
+//! A cluster goes from one layout to the next in [`step()`]s of few groups. Copies that a node has and the layout does not give it any more are
+//! given up by [`release`].
 
 mod compute;
+mod earlier;
 mod fallbacks;
 mod quota;
+pub mod release;
 mod rendezvous;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use compute::compute;
+pub use compute::{compute, compute_near};
+pub use earlier::{EARLIER_MAX, Earlier};
 pub use fallbacks::fallbacks;
 pub use quota::{quota, tolerance};
+pub use step::{STEP_BYTES, STEP_GROUPS_MIN, step, step_limit};
 
 use crate::ids::{BlockHash, NodeId};
 

@@ -17,7 +17,7 @@ pub enum TableId {
     System = 0,
     /// Node id → what the node says of itself.
     Nodes = 1,
-    /// One row: which nodes hold which placement group.
+    /// Two rows: which nodes hold which placement group, and which held it before.
     Layout = 2,
     /// Video id → the video.
     Videos = 3,

@@ -18,7 +18,7 @@ use crate::ids::{NodeId, PublicKeyHash};
 use crate::table::KeyRange;
 use crate::tables::authority::{AUTHORITY, AuthorityRow};
 use crate::tables::members::{MEMBERS, MemberRow, MemberState};
-use crate::tables::nodes::{LAYOUT, NODES};
+use crate::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES};
 use crate::tables::system::SYSTEM;
 use crate::tables::tokens::TOKENS;
 use crate::view::{Transaction, ViewError};
@@ -105,6 +105,7 @@ fn take_over(step: &mut Step<'_>, new: &Rebirth) -> Result<NodeId, Stop> {
         TOKENS.delete(&mut step.tx, &token);
     }
     LAYOUT.delete(&mut step.tx, &());
+    EARLIER.delete(&mut step.tx, &EARLIER_KEY);
 
     birth::require_authority(&new.authority)?;
     AUTHORITY.put(&mut step.tx, &(), &new.authority);

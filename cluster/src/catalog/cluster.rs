@@ -2,11 +2,11 @@
 
 use crate::ids::{BlockHash, NodeId, VideoId};
 use crate::jobs::JobId;
-use crate::placement::Layout;
+use crate::placement::{Earlier, Layout};
 use crate::table::KeyRange;
 use crate::tables::blocks::{BLOCKS, BlockRow};
 use crate::tables::jobs::{JOBS, JobRow, LEASES};
-use crate::tables::nodes::{LAYOUT, NODES, NodeRow};
+use crate::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES, NodeRow};
 use crate::tables::system::{SYSTEM, SystemRow};
 use crate::view::{View, ViewError};
 
@@ -41,6 +41,14 @@ pub fn nodes(view: &dyn View) -> Result<Vec<NodeRow>, ViewError> {
 /// When the view fails.
 pub fn layout(view: &dyn View) -> Result<Layout, ViewError> {
     Ok(LAYOUT.get(view, &())?.unwrap_or_default())
+}
+
+/// Who held blocks before the present layout, as far as that is remembered.
+///
+/// # Errors
+/// When the view fails.
+pub fn earlier_holders(view: &dyn View) -> Result<Earlier, ViewError> {
+    Ok(EARLIER.get(view, &EARLIER_KEY)?.unwrap_or_default())
 }
 
 /// A block that a row names or has named.

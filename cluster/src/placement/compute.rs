@@ -1,8 +1,8 @@
 //! The computation of a layout: keep, fill, level.
 //!
 //! - **Keep** every holder of the previous layout that is still a candidate and breaks no rule.
-//! - **Fill** each hole with the nearest node (weighted rendezvous) among those below their quota that the rules allow;
-//!   with any that the rules allow when there is none.
+//! - **Fill** each hole with a node that held the group before, or else the nearest one (weighted rendezvous), among those
+//!   below their quota that the rules allow; with any that the rules allow when there is none.
 //! - **Level**: while a node is further from its quota than the tolerance, move a group from a fuller to an emptier node,
 //!   directly where the rules allow it, else along the shortest chain of such moves.
 //!
@@ -12,13 +12,24 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::rendezvous::Distance;
-use super::{COPIES, Candidate, GROUPS, Layout, quota, tolerance, usable};
+use super::{COPIES, Candidate, Earlier, GROUPS, Layout, quota, tolerance, usable};
 use crate::ids::NodeId;
 
 /// The layout that follows `previous`, for these candidates. Deterministic: the order of the candidates does not matter.
 #[must_use]
 pub fn compute(candidates: &[Candidate], previous: Option<&Layout>) -> Layout {
-    let mut table = Table::new(candidates);
+    compute_near(candidates, previous, &Earlier::default())
+}
+
+/// As [`compute()`], when it is known who held what before `previous`: of places that are equally good, nodes get those that
+/// they had.
+#[must_use]
+pub fn compute_near(
+    candidates: &[Candidate],
+    previous: Option<&Layout>,
+    earlier: &Earlier,
+) -> Layout {
+    let mut table = Table::new(candidates, earlier);
     if let Some(previous) = previous {
         table.keep(previous);
     }
@@ -51,10 +62,12 @@ struct Table {
     groups: Vec<Vec<Index>>,
     /// The holders of each group whose copies are there already.
     kept: Vec<Vec<Index>>,
+    /// Who held each group before, and may have copies still.
+    earlier: Vec<Vec<Index>>,
 }
 
 impl Table {
-    fn new(candidates: &[Candidate]) -> Self {
+    fn new(candidates: &[Candidate], earlier: &Earlier) -> Self {
         let usable = usable(candidates);
         let mut zones = BTreeMap::new();
         for candidate in usable.values() {
@@ -75,18 +88,25 @@ impl Table {
             })
             .collect();
         let copies = COPIES.min(nodes.len());
+        let index = indexes(&nodes);
+        let earlier = (0..GROUPS)
+            .map(|group| {
+                let holders = earlier.holders_of_group(group).iter();
+                holders.filter_map(|holder| index.get(holder).copied()).collect()
+            })
+            .collect();
         Self {
             copies,
             zone_limit: quota::zone_limit(copies, zones.len()),
             nodes,
             groups: vec![Vec::new(); usize::from(GROUPS)],
             kept: vec![Vec::new(); usize::from(GROUPS)],
+            earlier,
         }
     }
 
     fn keep(&mut self, previous: &Layout) {
-        let index: BTreeMap<NodeId, Index> =
-            self.nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
+        let index = indexes(&self.nodes);
         for group in 0..GROUPS {
             for holder in previous.holders_of_group(group) {
                 let at = usize::from(group);
@@ -107,7 +127,10 @@ impl Table {
             while self.groups[group].len() < self.copies {
                 let allowed =
                     || (0..self.nodes.len()).filter(|node| self.allows(group, None, *node));
-                let nearest = |a: &Index, b: &Index| self.nearer(group, *a, *b);
+                let nearest = |a: &Index, b: &Index| {
+                    let was_there = |node: &Index| self.earlier[group].contains(node);
+                    was_there(b).cmp(&was_there(a)).then_with(|| self.nearer(group, *a, *b))
+                };
                 let node = allowed()
                     .filter(|node| self.nodes[*node].load < self.nodes[*node].quota)
                     .min_by(nearest)
@@ -200,14 +223,19 @@ impl Table {
     }
 
     /// The group that `from` should hand to `to`, and its place among the holders. One whose copy has still to be made is
-    /// best, because that costs nothing; then the one that `to` is nearest to.
+    /// best, because that costs nothing; then one that `to` held before; then the one that `to` is nearest to.
     fn group_to_move(&self, from: Index, to: Index) -> Option<(usize, usize)> {
         let costs = |group: &usize| self.kept[*group].contains(&from);
+        let is_new = |group: &usize| !self.earlier[*group].contains(&to);
         let distance = |group: &usize| self.nodes[to].distances[*group];
         let group = (0..self.groups.len())
             .filter(|group| self.groups[*group].contains(&from))
             .filter(|group| self.allows(*group, Some(from), to))
-            .min_by(|a, b| costs(a).cmp(&costs(b)).then_with(|| distance(a).nearer(distance(b))))?;
+            .min_by(|a, b| {
+                (costs(a), is_new(a))
+                    .cmp(&(costs(b), is_new(b)))
+                    .then_with(|| distance(a).nearer(distance(b)))
+            })?;
         let place = self.groups[group].iter().position(|node| *node == from)?;
         Some((group, place))
     }
@@ -235,6 +263,10 @@ impl Table {
     fn surplus(&self, node: Index) -> i64 {
         i64::from(self.nodes[node].load) - i64::from(self.nodes[node].quota)
     }
+}
+
+fn indexes(nodes: &[Node]) -> BTreeMap<NodeId, Index> {
+    nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect()
 }
 
 /// Whether a chain leads to its start or away from it.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features;
 use crate::ids::NodeId;
-use crate::placement::Layout;
+use crate::placement::{Earlier, Layout};
 use crate::table::Table;
 use crate::view::TableId;
 
@@ -13,6 +13,12 @@ pub const NODES: Table<NodeId, NodeRow> = Table::new(TableId::Nodes);
 
 /// The present layout, in one row.
 pub const LAYOUT: Table<(), Layout> = Table::new(TableId::Layout);
+
+/// Who held what before the present layout, in one row beside it, under [`EARLIER_KEY`].
+pub const EARLIER: Table<u64, Earlier> = Table::new(TableId::Layout);
+
+/// Any key but the empty one, which is that of the present layout.
+pub const EARLIER_KEY: u64 = 1;
 
 /// What a node does for the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
