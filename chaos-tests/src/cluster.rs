@@ -28,6 +28,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A node that was told to end has to be gone within this time.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 
+/// All nodes of a test may be on one disk, and several tests.
+const BALLAST: &str = "64 MiB";
+
 /// Lines of each node's log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
@@ -145,6 +148,7 @@ impl Node {
         let process = command
             .arg("serve")
             .env("REELRAFT_DATA_DIR", self.data())
+            .env("REELRAFT_BALLAST", BALLAST)
             .env("REELRAFT_NAME", format!("node-{}", self.number))
             .env("REELRAFT_HTTP_LISTEN", format!("{}:{}", self.address, self.http_port))
             .env("REELRAFT_RPC_LISTEN", format!("{}:{}", self.address, self.rpc_port))

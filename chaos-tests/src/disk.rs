@@ -1,7 +1,6 @@
 //! Disks that can be full: each a file system in memory, mounted below the data of one node.
 //!
-//! It looks large, because nodes leave room on their disks and take no blocks when there is little, and takes no more memory
-//! than what is written to it. [`Disk::fill`] makes it hardly larger than what is on it and fills the rest with a file.
+//! It takes no more memory than what is written to it, until [`Disk::fill`] fills what is left with a file.
 //!
 //! # Cleaning up
 //!
@@ -13,26 +12,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::statvfs::statvfs;
 
 /// The names of all disks begin with this, then comes the id of the process.
 const PREFIX: &str = "reelraft-disk-";
 
-/// How large an empty disk says it is: twice what a node wants to be free.
-const BYTES: u64 = 2 << 30;
+/// How large a disk is: several times what a test stores, and all of it is memory when it is full.
+const BYTES: u64 = 768 << 20;
 
-/// How much of a disk that is being filled is left for the file that fills it. What is written while the disk is made
-/// smaller has to fit in.
-const FILLER_BYTES: u64 = 4 << 20;
+/// What the file that fills a disk is written with at first; less when there is less room.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// A file of whoever filled the disk.
 const FILLER: &str = "somebody-elses-file";
-
-/// A node may write while the disk is being filled, so the size is found by trying.
-const TRIES_MAX: usize = 20;
 
 /// One disk, unmounted when dropped.
 #[derive(Debug)]
@@ -60,7 +54,9 @@ impl Disk {
         }
         fs::create_dir_all(path)?;
         let disk = Self { path: path.to_owned(), name };
-        disk.mount(MsFlags::empty(), BYTES)
+        let size = format!("size={BYTES}");
+        let (name, kind, options) = (disk.name.as_str(), "tmpfs", size.as_str());
+        mount(Some(name), path, Some(kind), MsFlags::empty(), Some(options))
             .with_context(|| format!("mount a file system at {}", path.display()))?;
         if present {
             let copied = Command::new("cp").arg("-aT").args([&before, path]).status()?;
@@ -70,14 +66,17 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Leaves no room on it, for anybody.
+    /// Leaves no room on it, for anybody. May be called again: what was freed meanwhile is filled as well.
     ///
     /// # Errors
     /// When it cannot be filled.
     pub fn fill(&self) -> Result<()> {
-        self.shrink()?;
-        let mut filler = File::create(self.filler()).context("make a file that fills the disk")?;
-        let chunk = vec![0x5a; 64 << 10];
+        let mut filler = File::options()
+            .create(true)
+            .append(true)
+            .open(self.filler())
+            .context("make a file that fills the disk")?;
+        let chunk = vec![0x5a; CHUNK_BYTES];
         let mut length = chunk.len();
         loop {
             // Whole chunks, then what is left, so that not even a short record has room.
@@ -99,30 +98,11 @@ impl Disk {
     /// # Errors
     /// When it was not filled.
     pub fn make_room(&self) -> Result<()> {
-        fs::remove_file(self.filler()).context("delete the file that fills the disk")?;
-        self.mount(MsFlags::MS_REMOUNT, BYTES).context("enlarge a disk")
-    }
-
-    fn shrink(&self) -> Result<()> {
-        for _ in 0..TRIES_MAX {
-            let now = statvfs(&self.path)?;
-            let used = (now.blocks() - now.blocks_free()) * now.fragment_size();
-            match self.mount(MsFlags::MS_REMOUNT, used + FILLER_BYTES) {
-                // More was written meanwhile.
-                Err(Errno::EINVAL) => {}
-                done => return done.context("make a disk smaller"),
-            }
-        }
-        bail!("{} grows too fast to be filled", self.path.display());
+        fs::remove_file(self.filler()).context("delete the file that fills the disk")
     }
 
     fn filler(&self) -> PathBuf {
         self.path.join(FILLER)
-    }
-
-    fn mount(&self, flags: MsFlags, bytes: u64) -> nix::Result<()> {
-        let size = format!("size={bytes}");
-        mount(Some(self.name.as_str()), &self.path, Some("tmpfs"), flags, Some(size.as_str()))
     }
 }
 

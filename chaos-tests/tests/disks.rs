@@ -1,9 +1,13 @@
-//! A disk that is full under the data of one node, while the cluster takes writes: of a follower, of the leader, and only
-//! under the catalog. The node ends rather than acknowledge what it cannot keep, and says why; the others go on; with room
-//! again it comes back with all that was decided.
+//! A disk that is full under the data of one node.
+//!
+//! A node that is alone with its full disk goes on with its ballast: it serves, deletes, takes no uploads, comes up again after
+//! `kill -9`, and is its old self when there is room. While a cluster takes writes (the disk of a follower, of the leader, and
+//! only under the catalog), the ballast is used up in the end. Then the node ends rather than acknowledge what it cannot keep,
+//! and says why; the others go on; with room again it comes back with all that was decided.
 
 #![allow(clippy::print_stderr, reason = "the figures of a run that passed are worth a look")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,10 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chaos_tests::client::accepted;
+use chaos_tests::clips::{Clip, Codec};
 use chaos_tests::cluster::{Cluster, Ground, Node, scenario_on};
 use chaos_tests::faults::Fault;
+use chaos_tests::outcome::{still_plays, until_ready, watch_everywhere};
+use chaos_tests::player::Watched;
 use chaos_tests::workload::Workload;
 use chaos_tests::{catalogs, wait};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -46,8 +54,107 @@ fn on_disks() -> Ground {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_goes_on_with_a_full_disk() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let clip = Clip::new(Codec::H264, 4, 640, 360).make(folder.path()).await?;
+    // What is stored already needs no room.
+    let second = Clip::new(Codec::H264, 5, 640, 360).make(folder.path()).await?;
+    let third = Clip::new(Codec::H264, 6, 640, 360).make(folder.path()).await?;
+    scenario_on(on_disks(), 1, &[], async |cluster| {
+        let node = cluster.nodes[0].client()?;
+        let mut spare = Vec::new();
+        for title in ["one", "another"] {
+            spare.push(node.upload_video(&clip, title).await?.id);
+        }
+        let film = node.upload_video(&clip, "film").await?.id;
+        until_ready(&node, &film).await?;
+        let before = watch_everywhere(cluster, &film).await?;
+        let ballast = cluster.nodes[0].data().join("ballast");
+        ensure!(ballast.exists(), "there is no ballast");
+
+        // Somebody fills it under the node.
+        cluster.nodes[0].disk()?.fill()?;
+        finds(cluster, &["ballast_released", "disk_full"]).await?;
+        ensure!(!ballast.exists(), "the ballast is there");
+        serves(cluster, &spare.remove(0), (&film, &before)).await?;
+        refuses(cluster, &second).await?;
+        cluster.end(0, Fault::Kill)?;
+        cluster.restart(0)?;
+        cluster.wait_until_ready().await?;
+        still_plays(cluster, &film, &before).await?;
+        cluster.nodes[0].disk()?.make_room()?;
+        recovers(cluster, &second, &ballast).await?;
+
+        // Somebody fills it while no node runs on it.
+        cluster.end(0, Fault::Kill)?;
+        cluster.nodes[0].disk()?.fill()?;
+        cluster.restart(0)?;
+        cluster.wait_until_ready().await?;
+        serves(cluster, &spare.remove(0), (&film, &before)).await?;
+        cluster.nodes[0].disk()?.make_room()?;
+        recovers(cluster, &third, &ballast).await?;
+        still_plays(cluster, &film, &before).await
+    })
+    .await
+}
+
+/// Waits until these are the findings that the disk of the only node is the reason of.
+async fn finds(cluster: &Cluster, expected: &[&str]) -> Result<()> {
+    let client = cluster.nodes[0].client()?;
+    wait::until(&format!("findings: {expected:?}"), NAMED_WITHIN, async || {
+        let seen = client.cluster().await?;
+        let findings = seen["findings"].as_array().context("a list of findings")?;
+        let mut codes: Vec<_> = findings.iter().filter_map(|f| f["code"].as_str()).collect();
+        codes.retain(|code| code.starts_with("disk") || code.starts_with("ballast"));
+        codes.sort_unstable();
+        Ok((codes == expected).then_some(()))
+    })
+    .await
+}
+
+/// The only node serves and deletes.
+async fn serves(
+    cluster: &Cluster,
+    to_delete: &str,
+    (film, before): (&str, &Watched),
+) -> Result<()> {
+    let client = cluster.nodes[0].client()?;
+    still_plays(cluster, film, before).await?;
+    let deleted = client.delete(&format!("/api/v1/videos/{to_delete}")).await?;
+    ensure!(deleted.status().is_success(), "a deletion is answered {}", deleted.status());
+    let gone = client.get(&format!("/api/v1/videos/{to_delete}")).await?.status();
+    ensure!(gone == StatusCode::NOT_FOUND, "a deleted video is answered {gone}");
+    still_plays(cluster, film, before).await
+}
+
+/// The only node takes no upload, and its log says why.
+async fn refuses(cluster: &Cluster, clip: &Path) -> Result<()> {
+    let client = cluster.nodes[0].client()?;
+    let refused = client.upload(clip, "too much", None, None).await?;
+    let status = refused.status();
+    let problem: Value = refused.json().await?;
+    ensure!(
+        status == StatusCode::SERVICE_UNAVAILABLE && problem["code"] == "too_few_copies",
+        "an upload is answered {status}: {problem}"
+    );
+    let printed = cluster.nodes[0].printed()?;
+    ensure!(printed.contains("takes no blocks"), "its log does not say why: {printed}");
+    Ok(())
+}
+
+/// With room again the only node takes uploads, and its ballast is back, without anybody's doing.
+async fn recovers(cluster: &Cluster, clip: &Path, ballast: &Path) -> Result<()> {
+    let client = cluster.nodes[0].client()?;
+    finds(cluster, &[]).await?;
+    ensure!(ballast.exists(), "the ballast is not back");
+    let video = client.upload_video(clip, "room again").await?;
+    until_ready(&client, &video.id).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_disk_of_a_node_is_full_under_load() -> Result<()> {
-    scenario_on(on_disks(), 3, &[], async |cluster| {
+    scenario_on(on_disks(), 3, &[("REELRAFT_BALLAST", "16 MiB")], async |cluster| {
         let load = Workload::start(cluster).await?;
         let follower = (cluster.leader().await? + 1) % 3;
         fills_up(cluster, &load, follower, On::All).await?;

@@ -33,6 +33,7 @@ use crate::now_ms;
 use crate::observe::Stats;
 use crate::raft::{ProposeError, RaftRole, RaftStatus, ReadError};
 use crate::run::{Daemon, Member, removal};
+use crate::watermark::DiskPressure;
 
 /// A node, for its own gateway and loops.
 pub struct NodeBackend {
@@ -268,6 +269,7 @@ fn observe(member: &Member) -> ClusterObservation {
             version: row.version.clone(),
             lag: newest.saturating_sub(said.applied_index),
             disk: said.disk,
+            ballast_released: said.ballast_released,
             clock_ahead_ms: seen.clock_ahead_ms,
             certificate_left: said
                 .certificate_ends_ms
@@ -406,6 +408,12 @@ fn gauge(member: &Member) {
     set("reelraft_blocks", own.blocks);
     set("reelraft_block_bytes", own.bytes);
     set("reelraft_capacity_bytes", own.capacity_bytes);
+    if let Some(space) = own.disk {
+        set("reelraft_disk_free_bytes", space.free_bytes);
+        set("reelraft_disk_total_bytes", space.total_bytes);
+        set("reelraft_disk_pressure_level", DiskPressure::of(space) as u64);
+    }
+    set("reelraft_ballast_released", u64::from(own.ballast_released));
     // Not 0 while it is not known: the gauge begins when it is.
     if let Some(missing) = own.missing_blocks {
         set("reelraft_missing_blocks", missing);

@@ -29,6 +29,8 @@ pub use settings::{LogFormat, Settings};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub data_dir: PathBuf,
+    /// Bytes at most of room that is kept for a full disk; 0: none.
+    pub ballast_bytes_max: u64,
     pub name: String,
     pub zone: String,
     /// Ordered, without duplicates, never empty.
@@ -283,6 +285,7 @@ impl Settings {
 
         Ok(Config {
             data_dir: self.data_dir,
+            ballast_bytes_max: self.ballast.as_u64(),
             zone: self.zone.unwrap_or_else(|| name.clone()),
             name,
             roles,

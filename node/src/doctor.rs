@@ -51,6 +51,8 @@ pub struct NodeFacts {
     pub lag: u64,
     /// Free and total bytes of the file system that holds its data.
     pub disk: Option<Space>,
+    /// Whether it lacks the ballast that it should have.
+    pub ballast_released: bool,
     /// By how many milliseconds its clock is ahead of the asking node's, or behind it if negative, beyond what the time of the
     /// message explains.
     pub clock_ahead_ms: Option<i64>,
@@ -91,6 +93,7 @@ pub fn examine(facts: &ClusterFacts) -> Vec<Finding> {
     for node in &facts.nodes {
         presence(node, &mut findings);
         disk(node, &mut findings);
+        ballast(node, &mut findings);
         progress(node, &mut findings);
         certificate(node, facts.certificate_life, &mut findings);
     }
@@ -297,6 +300,18 @@ fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
     ));
 }
 
+fn ballast(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    if node.ballast_released {
+        findings.push(finding(
+            Severity::Warning,
+            "ballast_released",
+            Some(node),
+            "has given up the room that it keeps for a full disk".to_owned(),
+            "Make room on its disk, soon: when what was given up is used as well, the node ends. It takes it back by itself.",
+        ));
+    }
+}
+
 /// Whose clock is wrong: the one of the node that asks may be, so all are compared with what most of them show.
 fn clocks(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
     let heard = |node: &&NodeFacts| node.heard == NodeStatus::Up;
@@ -390,6 +405,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             lag: 0,
             disk: Some(Space { free_bytes: 500 << 30, total_bytes: 1000 << 30 }),
+            ballast_released: false,
             clock_ahead_ms: Some(3),
             certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
             trouble: None,
@@ -430,7 +446,7 @@ mod tests {
     #[test]
     fn each_trouble_is_found() {
         type Change = fn(&mut ClusterFacts);
-        let cases: [(&[&str], Change); 14] = [
+        let cases: [(&[&str], Change); 15] = [
             (&["no_leader"], |facts| facts.leader = None),
             (&["no_layout"], |facts| facts.layout_epoch = 0),
             (&["too_few_copies"], |facts| facts.under_replicated_blocks = 7),
@@ -448,6 +464,7 @@ mod tests {
             (&["disk_full"], |facts| {
                 facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 1000 << 30 });
             }),
+            (&["ballast_released"], |facts| facts.nodes[1].ballast_released = true),
             (&["clock_skew"], |facts| {
                 facts.nodes[1].clock_ahead_ms = Some(-700);
             }),

@@ -24,6 +24,7 @@ use anyhow::{Context, bail, ensure};
 use cluster::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::ballast;
 use crate::credentials::TlsDir;
 use crate::files;
 
@@ -103,7 +104,7 @@ pub(crate) const RECOVERED_FILE: &str = "recovered.backup";
 
 /// All that a node has in its directory, its configuration where people keep it beside the data (as `reelraft dev` does), and
 /// what a file system may have in its root.
-const ENTRIES: [&str; 13] = [
+const ENTRIES: [&str; 14] = [
     IDENTITY_FILE,
     LOCK_FILE,
     PID_FILE,
@@ -111,6 +112,7 @@ const ENTRIES: [&str; 13] = [
     SALVAGED_DIR,
     RECOVERED_FILE,
     "admin.sock",
+    ballast::FILE,
     "content",
     "lost+found",
     "node.toml",
@@ -154,6 +156,7 @@ impl DataDir {
             }
         }
         let dir = Self { path, _lock: lock };
+        ballast::make_way(&dir.path);
         dir.write(PID_FILE, format!("{}\n", std::process::id()).as_bytes())?;
         Ok(dir)
     }

@@ -7,6 +7,7 @@ mod allocator;
 pub mod authority;
 pub mod backend;
 pub mod backup;
+pub mod ballast;
 pub mod cli;
 pub mod config;
 pub mod content;

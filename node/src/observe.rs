@@ -83,6 +83,8 @@ pub struct Stats {
     pub repair: RepairStats,
     /// The last count of all copies that it made.
     pub counted: Option<CopyCount>,
+    /// Whether it lacks the [ballast](crate::ballast) that it should have.
+    pub ballast_released: bool,
 }
 
 impl From<PingReply> for Stats {
@@ -120,6 +122,7 @@ impl From<PingReply> for Stats {
                 bytes_per_second: reply.repair_bytes_per_second,
                 waiting_for: (!reply.repair_waits_for.is_empty()).then_some(reply.repair_waits_for),
             },
+            ballast_released: reply.ballast_released,
         }
     }
 }

@@ -47,6 +47,9 @@ pub const NO_BLOCKS: Mark = Mark::new(5, 2 * GIB);
 /// With less, none are stored in place of another node either. All that is left is for the log and the catalog.
 pub const NOTHING: Mark = Mark::new(3, GIB);
 
+/// With less, the [ballast](crate::ballast) is given up. Well below what stops the store, so that blocks never take its place.
+pub const RELEASE_BALLAST: Mark = Mark::new(2, GIB / 2);
+
 /// What a node no longer does because its disk is full. Each includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DiskPressure {

@@ -15,6 +15,7 @@ use crate::authority::CERTIFICATE_LIFE;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     pub data_dir: PathBuf,
+    pub ballast: ByteSize,
     pub name: Option<String>,
     pub zone: Option<String>,
     #[serde(deserialize_with = "list_or_text")]
@@ -111,6 +112,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("./data/node"),
+            ballast: ByteSize::gib(1),
             name: None,
             zone: None,
             roles: vec![Role::Store, Role::Gateway, Role::Transcoder],

@@ -119,6 +119,7 @@ impl Cluster for ClusterService {
             queued_bytes: stats.repair.queued_bytes,
             repair_bytes_per_second: stats.repair.bytes_per_second,
             repair_waits_for: stats.repair.waiting_for.unwrap_or_default(),
+            ballast_released: stats.ballast_released,
         }))
     }
 }

@@ -1,6 +1,6 @@
 //! What a process has once it is a member of a cluster, and the order in which that ends.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -25,6 +25,7 @@ use super::{
     Daemon, assignment, census, lifecycle, registration, removal, renewal, roster, upgrade, uploads,
 };
 use crate::authority::{Authority, SigningRequest};
+use crate::ballast::{Ballast, BallastState};
 use crate::config::Config;
 use crate::content::{Content, ContentParts, ContentSettings};
 use crate::files;
@@ -73,8 +74,7 @@ pub struct Member {
     capacity_bytes: u64,
     /// What people upload through it.
     uploads: UploadsUnderWay,
-    /// Where its data are.
-    data_path: PathBuf,
+    ballast: Arc<Ballast>,
     /// Whether the catalog has caught up with the cluster since this process started.
     current: AtomicBool,
     /// Stops doing jobs.
@@ -107,12 +107,15 @@ impl Member {
             peers.learn_member(peer.node_id, &peer.rpc_addr);
         }
         let observer = Arc::new(Observer::new(peers.clone(), daemon.config.failure));
+        let ballast =
+            Arc::new(Ballast::new(daemon.data_dir.path(), daemon.config.ballast_bytes_max));
+        ballast.look();
         let consensus =
             Consensus::start(settings_of(&daemon.config), daemon.data_dir.path(), peers.clone())
                 .await
                 .context("start consensus")?;
-        let store = open_store(daemon.data_dir.path(), daemon.data_dir.content()).await;
-        let (seen, data_path) = (observer.clone(), daemon.data_dir.path().to_owned());
+        let store = open_store(daemon).await;
+        let (seen, beside) = (observer.clone(), ballast.clone());
         let content = Content::new(ContentParts {
             node: local.node_id,
             store: store.clone(),
@@ -121,7 +124,7 @@ impl Member {
             applied: consensus.applied(),
             // A node's own store says by itself whether it takes blocks.
             outlook: Arc::new(move |node| seen.standing(node)),
-            disk: Arc::new(move || disk_pressure(&data_path)),
+            disk: Arc::new(move || disk_pressure(&beside)),
             settings: ContentSettings {
                 cache_bytes: daemon.config.cache_bytes,
                 repair_bytes_per_second: daemon.config.repair_bytes_per_second,
@@ -140,7 +143,7 @@ impl Member {
             last_count: LastCount::default(),
             capacity_bytes: daemon.capacity_bytes,
             uploads: daemon.uploads.clone(),
-            data_path: daemon.data_dir.path().to_owned(),
+            ballast,
             current: AtomicBool::new(false),
             working: CancellationToken::new(),
             looping: CancellationToken::new(),
@@ -203,9 +206,10 @@ impl Member {
             repair: content.repair,
             counted: self.last_count.get(),
             stopping: self.looping.is_cancelled() || self.working.is_cancelled(),
-            disk: files::space(&self.data_path).ok(),
+            disk: self.ballast.space().ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
             uploads: self.uploads.count(),
+            ballast_released: self.ballast.state() == BallastState::Released,
         }
     }
 
@@ -360,6 +364,7 @@ impl Member {
                 tokio::spawn(async move { content.run(stop).await })
             }),
             ("counting copies", tokio::spawn(census::run(self.clone(), stop()))),
+            ("ballast", tokio::spawn(self.ballast.clone().run(stop()))),
             ("uploads", {
                 let lost_after = config.upload_lost_after;
                 tokio::spawn(uploads::run(backend.clone(), self.id(), lost_after, stop()))
@@ -483,13 +488,14 @@ impl Member {
 
 /// The block store, or one that says why it cannot be used: without its blocks a node still votes, and serves what others
 /// hold.
-async fn open_store(data: &Path, path: PathBuf) -> Arc<dyn BlockStore> {
+async fn open_store(daemon: &Daemon) -> Arc<dyn BlockStore> {
+    let path = daemon.data_dir.content();
     // Blocks may have a disk of their own.
-    let space = files::space(&path).or_else(|_| files::space(data));
+    let space = files::space(&path).or_else(|_| files::space(daemon.data_dir.path()));
     let free_bytes_min = match space {
         Ok(space) => watermark::NO_BLOCKS.free_bytes(space.total_bytes),
         Err(error) => {
-            tracing::warn!(%error, "how large the disk is cannot be found out: blocks are stored until it is full");
+            tracing::warn!(%error, "ask for the size of the disk: blocks are stored until it is full");
             0
         }
     };
@@ -505,8 +511,8 @@ async fn open_store(data: &Path, path: PathBuf) -> Arc<dyn BlockStore> {
 }
 
 /// How full the disk is. One that cannot say so does everything until it fails.
-fn disk_pressure(data: &Path) -> DiskPressure {
-    files::space(data).map(DiskPressure::of).unwrap_or_default()
+fn disk_pressure(ballast: &Ballast) -> DiskPressure {
+    ballast.space().map(DiskPressure::of).unwrap_or_default()
 }
 
 /// What keeps a node from storing its blocks, for people.

@@ -32,6 +32,8 @@ pub fn reelraft() -> Command {
         }
     }
     command.env("NO_COLOR", "1");
+    // Many nodes on one disk.
+    command.env("REELRAFT_BALLAST", "1 MiB");
     command
 }
 

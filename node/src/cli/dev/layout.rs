@@ -12,6 +12,9 @@ use crate::config;
 /// As many as it takes to lose one.
 const NODES_DEFAULT: usize = 3;
 
+/// All of them keep it on the same disk.
+const BALLAST: &str = "64 MiB";
+
 /// A local cluster, node 1 first.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -52,7 +55,8 @@ impl Node {
             "# Written by `reelraft dev` at each start. docs/config.toml explains the settings.\n",
         );
         let quoted = serde_json::to_string(dir).context("quote the path")?;
-        writeln!(text, "data_dir = {quoted}\nname = \"node-{}\"\n", self.number)?;
+        writeln!(text, "data_dir = {quoted}\nname = \"node-{}\"", self.number)?;
+        writeln!(text, "ballast = \"{BALLAST}\"\n")?;
         writeln!(text, "[http]\nlisten = \"{}\"\n", self.http)?;
         writeln!(text, "[rpc]\nlisten = \"{}\"\n", self.rpc)?;
         writeln!(text, "[transcoder]\nslots = {}", self.slots)?;
