@@ -135,6 +135,7 @@ fn act(step: &mut Step<'_>, action: &Action) -> Result<Reply, Stop> {
             lifecycle::set_maintenance(step, *node, *until_ms, actor)
         }
         Action::PauseRepair { paused, actor } => lifecycle::pause_repair(step, *paused, actor),
+        Action::StartScrub { actor } => lifecycle::start_scrub(step, actor),
         Action::RaiseFeatureLevel { level } => registration::raise_feature_level(step, *level),
 
         Action::CreateVideo {

@@ -150,6 +150,11 @@ pub enum Action {
         /// Who asks for it.
         actor: String,
     },
+    /// All nodes read all their blocks again and check them, beginning now, or when they are back.
+    StartScrub {
+        /// Who asks for it.
+        actor: String,
+    },
     /// From now on commands of this [level](features) may be proposed. Refused unless every member has registered it.
     RaiseFeatureLevel {
         level: u32,
@@ -314,6 +319,7 @@ impl Action {
             Self::RemoveNode { .. } => "remove_node",
             Self::SetMaintenance { .. } => "set_maintenance",
             Self::PauseRepair { .. } => "pause_repair",
+            Self::StartScrub { .. } => "start_scrub",
             Self::RaiseFeatureLevel { .. } => "raise_feature_level",
             Self::CreateVideo { .. } => "create_video",
             Self::AppendSource { .. } => "append_source",
@@ -400,6 +406,7 @@ impl Action {
             | Self::RemoveNode { .. }
             | Self::SetMaintenance { .. } => features::ADMISSION,
             Self::PauseRepair { .. }
+            | Self::StartScrub { .. }
             | Self::ReapBlocks { .. }
             | Self::ForgetBlocks { .. } => features::UPKEEP,
         }

@@ -80,6 +80,7 @@ pub(super) fn entry(
             };
             (actor.clone(), action)
         }
+        Action::StartScrub { actor } => (actor.clone(), "start a scrub".to_owned()),
         Action::PauseRepair { paused, actor } => {
             (actor.clone(), if *paused { "pause repair" } else { "resume repair" }.to_owned())
         }

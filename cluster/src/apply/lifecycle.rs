@@ -1,4 +1,5 @@
-//! How a member is drained, removed, and left alone while somebody works on it; and how repair is paused.
+//! How a member is drained, removed, and left alone while somebody works on it; how repair is paused, and how
+//! a scrub begins.
 //!
 //! Here is refused what the tables alone show to be wrong. Whether a node is dead, or a voter, or has the only copy of
 //! something, is not in the tables: the leader looks before it proposes.
@@ -101,6 +102,14 @@ pub(super) fn pause_repair(step: &mut Step<'_>, paused: bool, actor: &str) -> Re
         (true, None) => Some(RepairPause { actor: actor.to_owned(), since_ms: step.now_ms }),
         (false, _) => None,
     };
+    SYSTEM.put(&mut step.tx, &(), &system);
+    Ok(Reply::Done)
+}
+
+pub(super) fn start_scrub(step: &mut Step<'_>, actor: &str) -> Result<Reply, Stop> {
+    require_actor(actor)?;
+    let mut system = catalog::system(&step.tx)?;
+    system.scrub_asked = step.index;
     SYSTEM.put(&mut step.tx, &(), &system);
     Ok(Reply::Done)
 }

@@ -45,6 +45,10 @@ pub struct SystemRow {
     /// Where the floor goes when it has become old enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reap_mark: Option<ReapMark>,
+    /// The log index at which somebody asked for a scrub last; 0 before. Nodes remember the last one that they began with, and
+    /// begin when this is another one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scrub_asked: u64,
 }
 
 /// An operator's wish that nobody makes missing copies.

@@ -188,6 +188,17 @@ fn repair_stays_paused_for_whoever_asked_first() {
 }
 
 #[test]
+fn each_scrub_that_is_asked_for_is_another_one() {
+    let mut world = World::new();
+    let asked = |world: &World| catalog::system(&world.view).unwrap().scrub_asked;
+    assert_eq!(asked(&world), 0);
+    world.done(Action::StartScrub { actor: "anna".into() });
+    let first = asked(&world);
+    world.done(Action::StartScrub { actor: "anna".into() });
+    assert!(0 < first && first < asked(&world));
+}
+
+#[test]
 fn whoever_asks_says_who_it_is() {
     let mut world = World::new();
     let node = NodeId(2);
@@ -199,6 +210,7 @@ fn whoever_asks_says_who_it_is() {
             Action::SetMaintenance { node, until_ms: None, actor: actor.clone() },
             Action::RevokeToken { token: TOKEN, actor: actor.clone() },
             Action::PauseRepair { paused: true, actor: actor.clone() },
+            Action::StartScrub { actor: actor.clone() },
         ] {
             assert!(matches!(world.refused(action), Refusal::Invalid { .. }));
         }

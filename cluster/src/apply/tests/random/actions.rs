@@ -214,6 +214,7 @@ pub(super) fn administrative_action() -> impl Strategy<Value = Action> {
             Action::SetMaintenance { node, until_ms, actor }
         }),
         (any::<bool>(), actor()).prop_map(|(paused, actor)| Action::PauseRepair { paused, actor }),
+        actor().prop_map(|actor| Action::StartScrub { actor }),
         (0..=features::NEWEST + 1).prop_map(|level| Action::RaiseFeatureLevel { level }),
         (prop::collection::vec(0_u64..4, 0..3), number()).prop_map(|(offsets, before)| {
             let hashes = offsets.iter().map(|offset| block(&format!("source {offset}"), 1).hash);
