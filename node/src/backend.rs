@@ -25,8 +25,8 @@ use gateway::backend::{
 use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
 
-use crate::content::{GetError, PutError, RepairStats};
-use crate::doctor::{self, ClusterFacts, DrainFacts, NodeFacts};
+use crate::content::{GetError, PutError, RepairStats, ScrubStats};
+use crate::doctor::{self, ClusterFacts, DrainFacts, NodeFacts, ScrubFacts};
 use crate::founding::NO_CLUSTER;
 use crate::metrics;
 use crate::now_ms;
@@ -275,6 +275,7 @@ fn observe(member: &Member) -> ClusterObservation {
                 .certificate_ends_ms
                 .map(|ends_ms| Duration::from_millis(ends_ms.saturating_sub(now_ms))),
             trouble: said.trouble.clone(),
+            scrub: said.scrub.as_ref().map(|stats| scrub_facts(stats, now_ms)),
             drain: drain.as_ref().map(|progress| DrainFacts {
                 waiting_for: progress.reasons.clone(),
                 stuck: progress.stuck.is_some(),
@@ -335,6 +336,17 @@ fn store(groups: u32, said: &Stats) -> StoreObservation {
         },
         disk: said.disk.map(|disk| (disk.free_bytes, disk.total_bytes)),
         refuses_blocks: said.refuses_blocks,
+    }
+}
+
+/// How a node checks its blocks, at this time by the clock of this node. Clocks that are some seconds off do no harm here.
+fn scrub_facts(stats: &ScrubStats, now_ms: u64) -> ScrubFacts {
+    let since_ms = stats.last.map_or(stats.since_ms, |last| last.ended_ms);
+    let last = stats.last.map_or(0, |last| last.checked.damaged_blocks);
+    ScrubFacts {
+        every: stats.every,
+        age: Duration::from_millis(now_ms.saturating_sub(since_ms)),
+        damaged_blocks: stats.checked.damaged_blocks.saturating_add(last),
     }
 }
 
@@ -412,6 +424,13 @@ fn gauge(member: &Member) {
         set("reelraft_disk_free_bytes", space.free_bytes);
         set("reelraft_disk_total_bytes", space.total_bytes);
         set("reelraft_disk_pressure_level", DiskPressure::of(space) as u64);
+    }
+    if let Some(scrub) = &own.scrub {
+        let facts = scrub_facts(scrub, now_ms());
+        set("reelraft_scrub_age_seconds", facts.age.as_secs());
+        set("reelraft_scrub_bytes_per_second", scrub.bytes_per_second);
+        ::metrics::gauge!("reelraft_scrub_progress_ratio")
+            .set(f64::from(scrub.progress_millionths) / 1e6);
     }
     set("reelraft_ballast_released", u64::from(own.ballast_released));
     // Not 0 while it is not known: the gauge begins when it is.

@@ -16,6 +16,7 @@ mod local;
 mod node;
 mod output;
 mod repair;
+mod scrub;
 mod serve;
 mod shutdown;
 mod token;
@@ -52,6 +53,9 @@ enum Command {
     /// See to missing copies
     #[command(subcommand)]
     Repair(repair::Command),
+    /// Have all blocks read again and checked; see how far that is
+    #[command(subcommand)]
+    Scrub(scrub::Command),
     /// Write the catalog to a file, and make a cluster from one
     #[command(subcommand)]
     Backup(backup::Command),
@@ -82,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(*args)?,
         Command::Dev(args) => on_one_thread(dev::run(args))?,
         Command::Node(command) => return on_one_thread(node::run(command)),
+        Command::Scrub(command) => return on_one_thread(scrub::run(command)),
         Command::Cluster(command) => on_one_thread(cluster::run(command))?,
         Command::Token(command) => on_one_thread(token::run(command))?,
         Command::Repair(command) => on_one_thread(repair::run(command))?,
@@ -138,6 +143,8 @@ mod tests {
             "repair pause --data-dir ./data/node",
             "repair resume",
             "repair verify --read --json",
+            "scrub start --json",
+            "scrub status --wait --timeout 30m --json --data-dir ./data/node",
             "backup create catalog.backup",
             "backup verify catalog.backup --json",
             "backup restore catalog.backup --data-dir ./new --blocks ./old",

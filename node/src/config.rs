@@ -43,6 +43,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Bytes per second at most for bringing copies where they belong.
     pub repair_bytes_per_second: u32,
+    /// How long a node takes to read all its blocks again.
+    pub scrub_every: Duration,
     /// Jobs at a time, at least 1.
     pub transcoder_slots: usize,
     pub raft: RaftConfig,
@@ -112,6 +114,10 @@ const CERTIFICATE_LIFE_MIN: Duration = Duration::from_secs(10);
 
 /// A certificate that is good for ten years might as well be good for ever.
 const CERTIFICATE_LIFE_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// More often would be reading all the time; less often, copies go bad together before anybody looks.
+const SCRUB_EVERY_MIN: Duration = Duration::from_secs(3600);
+const SCRUB_EVERY_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The prefix of the variables.
 const VARIABLE_PREFIX: &str = "REELRAFT_";
@@ -273,6 +279,13 @@ impl Settings {
             .filter(|bytes| *bytes > 0)
             .context("content.repair_per_second is not between 1 byte and 4 GiB")?;
 
+        ensure!(
+            (SCRUB_EVERY_MIN..=SCRUB_EVERY_MAX).contains(&self.content.scrub_every),
+            "content.scrub_every is not between {} and {}",
+            humantime::format_duration(SCRUB_EVERY_MIN),
+            humantime::format_duration(SCRUB_EVERY_MAX)
+        );
+
         let slots = match self.transcoder.slots {
             Some(0) => {
                 bail!("transcoder.slots is 0: leave the role \"transcoder\" out of roles instead")
@@ -304,6 +317,7 @@ impl Settings {
             capacity_bytes: self.content.capacity.map(|capacity| capacity.as_u64()),
             cache_bytes: self.content.cache.as_u64(),
             repair_bytes_per_second,
+            scrub_every: self.content.scrub_every,
             transcoder_slots: slots,
             raft,
             failure,

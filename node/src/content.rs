@@ -23,6 +23,7 @@ mod placement;
 mod put;
 mod rate;
 mod repair;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod viewers;
@@ -53,6 +54,7 @@ pub use put::PutError;
 use rate::RateMeter;
 pub use repair::LAYOUT_SETTLES;
 use repair::Pace;
+pub use scrub::{Checked, Finished, ScrubSettings, ScrubState, ScrubStats};
 use viewers::Viewers;
 
 /// Bytes of blocks in puts that are not acknowledged yet. Who comes later waits, and an upload is held back by that.
@@ -169,6 +171,7 @@ struct Inner {
     missing: Missing,
     heal_trouble: HealTrouble,
     owed: Owed,
+    scrub: Arc<scrub::Shown>,
     repaired: RateMeter,
     pace: Pace,
     viewers: Viewers,
@@ -208,6 +211,7 @@ impl Content {
                 missing: Missing::default(),
                 heal_trouble: HealTrouble::default(),
                 owed: Owed::default(),
+                scrub: Arc::default(),
                 repaired: RateMeter::default(),
                 pace: Pace::new(parts.settings.repair_bytes_per_second),
                 viewers: Viewers::default(),

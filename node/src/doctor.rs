@@ -30,6 +30,9 @@ const LAG_ENTRIES: u64 = 20_000;
 const CERTIFICATE_LOW: Duration = Duration::from_secs(14 * 24 * 3600);
 const CERTIFICATE_LOW_PART: u32 = 6;
 
+/// A scrub that comes to its end in each cycle is never older.
+const SCRUB_CYCLES_MAX: u32 = 2;
+
 /// Copies of a block, and so the fewest nodes that can hold them apart.
 const STORES_MIN: usize = cluster::placement::COPIES;
 
@@ -60,8 +63,21 @@ pub struct NodeFacts {
     pub certificate_left: Option<Duration>,
     /// What keeps it from storing its blocks, in its own words.
     pub trouble: Option<String>,
+    /// How it reads its blocks again, as far as it has said.
+    pub scrub: Option<ScrubFacts>,
     /// While it is being drained.
     pub drain: Option<DrainFacts>,
+}
+
+/// How a node checks its blocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScrubFacts {
+    /// The length of a cycle.
+    pub every: Duration,
+    /// Since the last cycle ended; before there was one, since the node has been there.
+    pub age: Duration,
+    /// Copies that proved bad, in the last cycle and the present one.
+    pub damaged_blocks: u64,
 }
 
 /// How far a drain is.
@@ -94,6 +110,7 @@ pub fn examine(facts: &ClusterFacts) -> Vec<Finding> {
         presence(node, &mut findings);
         disk(node, &mut findings);
         ballast(node, &mut findings);
+        scrub(node, &mut findings);
         progress(node, &mut findings);
         certificate(node, facts.certificate_life, &mut findings);
     }
@@ -312,6 +329,32 @@ fn ballast(node: &NodeFacts, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether its copies are known to be good.
+fn scrub(node: &NodeFacts, findings: &mut Vec<Finding>) {
+    let Some(scrub) = node.scrub.filter(|_| node.stores && node.heard == NodeStatus::Up) else {
+        return;
+    };
+    if scrub.age > scrub.every.saturating_mul(SCRUB_CYCLES_MAX) {
+        findings.push(finding(
+            Severity::Warning,
+            "scrub_overdue",
+            Some(node),
+            format!("has not checked all its blocks for {} days", scrub.age.as_secs() / (24 * 3600)),
+            "`reelraft scrub status` says what it waits for, or how far it is; `reelraft scrub start` begins at once.",
+        ));
+    }
+    if scrub.damaged_blocks > 0 {
+        findings.push(finding(
+            Severity::Warning,
+            "copies_damaged",
+            Some(node),
+            format!("has found {} of its copies damaged", scrub.damaged_blocks),
+            "They are replaced from other nodes. Look at its disk (`smartctl`) and its memory; `reelraft scrub start` checks all of it \
+             again.",
+        ));
+    }
+}
+
 /// Whose clock is wrong: the one of the node that asks may be, so all are compared with what most of them show.
 fn clocks(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
     let heard = |node: &&NodeFacts| node.heard == NodeStatus::Up;
@@ -409,6 +452,11 @@ mod tests {
             clock_ahead_ms: Some(3),
             certificate_left: Some(Duration::from_secs(60 * 24 * 3600)),
             trouble: None,
+            scrub: Some(ScrubFacts {
+                every: Duration::from_secs(14 * 24 * 3600),
+                age: Duration::from_secs(20 * 24 * 3600),
+                damaged_blocks: 0,
+            }),
             drain: None,
         }
     }
@@ -446,7 +494,7 @@ mod tests {
     #[test]
     fn each_trouble_is_found() {
         type Change = fn(&mut ClusterFacts);
-        let cases: [(&[&str], Change); 15] = [
+        let cases: [(&[&str], Change); 17] = [
             (&["no_leader"], |facts| facts.leader = None),
             (&["no_layout"], |facts| facts.layout_epoch = 0),
             (&["too_few_copies"], |facts| facts.under_replicated_blocks = 7),
@@ -463,6 +511,12 @@ mod tests {
             }),
             (&["disk_full"], |facts| {
                 facts.nodes[1].disk = Some(Space { free_bytes: 0, total_bytes: 1000 << 30 });
+            }),
+            (&["scrub_overdue"], |facts| {
+                facts.nodes[1].scrub.as_mut().unwrap().age = Duration::from_secs(29 * 24 * 3600);
+            }),
+            (&["copies_damaged"], |facts| {
+                facts.nodes[1].scrub.as_mut().unwrap().damaged_blocks = 1;
             }),
             (&["ballast_released"], |facts| facts.nodes[1].ballast_released = true),
             (&["clock_skew"], |facts| {

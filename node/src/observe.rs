@@ -27,11 +27,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::config::FailureDetection;
-use crate::content::{RepairStats, Standing};
+use crate::content::{RepairStats, ScrubStats, Standing};
 use crate::files::Space;
 use crate::now_ms;
 use crate::rpc::caller::{Roster, says_removed};
 use crate::rpc::peers::{Peers, Purpose};
+use crate::rpc::scrub;
 
 /// What other nodes said last, and when.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ pub struct Stats {
     pub counted: Option<CopyCount>,
     /// Whether it lacks the [ballast](crate::ballast) that it should have.
     pub ballast_released: bool,
+    /// Nothing before it has begun to look after its blocks.
+    pub scrub: Option<ScrubStats>,
 }
 
 impl From<PingReply> for Stats {
@@ -123,6 +126,7 @@ impl From<PingReply> for Stats {
                 waiting_for: (!reply.repair_waits_for.is_empty()).then_some(reply.repair_waits_for),
             },
             ballast_released: reply.ballast_released,
+            scrub: reply.scrub.map(scrub::received),
         }
     }
 }

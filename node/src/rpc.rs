@@ -26,6 +26,7 @@ pub mod members_only;
 pub mod operations;
 pub mod peers;
 pub mod repair;
+pub mod scrub;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;

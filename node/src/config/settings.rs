@@ -54,6 +54,8 @@ pub struct ContentSettings {
     pub capacity: Option<ByteSize>,
     pub cache: ByteSize,
     pub repair_per_second: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub scrub_every: Duration,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +153,12 @@ impl Default for RpcSettings {
 
 impl Default for ContentSettings {
     fn default() -> Self {
-        Self { capacity: None, cache: ByteSize::mib(32), repair_per_second: ByteSize::mib(64) }
+        Self {
+            capacity: None,
+            cache: ByteSize::mib(32),
+            repair_per_second: ByteSize::mib(64),
+            scrub_every: Duration::from_secs(14 * 24 * 3600),
+        }
     }
 }
 

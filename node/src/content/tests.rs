@@ -597,6 +597,43 @@ async fn a_damaged_copy_is_read_elsewhere_and_healed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_that_nobody_asks_for_is_found_by_a_scrub() {
+    let mut cluster = Cluster::start(3).await;
+    let good = bytes(1, 900_000);
+    let block = cluster.nodes[0].content.put(good.clone()).await.unwrap().block;
+    cluster.catalog.refer_to(block);
+    for node in &cluster.nodes {
+        until("all have it", || node.has(block)).await;
+    }
+    damage(&mut cluster, 0, &good).await;
+    let node = &cluster.nodes[0];
+    let record = node.dir.path().join("scrub.json");
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let settings =
+        ScrubSettings { every: Duration::from_secs(3600), bytes_per_second_max: 64 << 20, record };
+    let content = node.content.clone();
+    tokio::spawn(async move { content.scrub(settings, stop).await });
+    let _running = run(&node.content);
+    for (asked, damaged) in [(1, 1), (2, 0)] {
+        cluster.catalog.change(|tx| {
+            let system = SystemRow { scrub_asked: asked, ..SystemRow::default() };
+            SYSTEM.put(tx, &(), &system);
+        });
+        // Whoever reads the block to find out would be who finds it.
+        until("it was checked", || async {
+            let stats = node.content.scrub_stats().filter(|stats| stats.asked == asked);
+            let last = stats.and_then(|stats| stats.last).map(|last| last.checked);
+            last.is_some_and(|last| (last.blocks, last.damaged_blocks) == (1, damaged))
+        })
+        .await;
+        until("the copy is good", || node.has(block)).await;
+    }
+    assert_eq!(node.content.observe().quarantined_blocks, 0);
+    assert_eq!(node.store.get(block.hash).await.unwrap(), good);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_copy_that_others_ask_for_is_healed_by_the_loop() {
     let mut cluster = Cluster::start(3).await;
     let good = bytes(1, 300_000);

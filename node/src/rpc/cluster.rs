@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::MESSAGE_BYTES_MAX;
 use super::caller::Caller;
 use super::envelope::LocalNode;
+use super::scrub;
 use crate::authority::SigningRequest;
 use crate::now_ms;
 use crate::run::Member;
@@ -120,6 +121,7 @@ impl Cluster for ClusterService {
             repair_bytes_per_second: stats.repair.bytes_per_second,
             repair_waits_for: stats.repair.waiting_for.unwrap_or_default(),
             ballast_released: stats.ballast_released,
+            scrub: stats.scrub.map(scrub::sent),
         }))
     }
 }

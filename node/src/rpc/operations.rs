@@ -21,8 +21,9 @@ use proto::operations::operations_server::{Operations, OperationsServer};
 use proto::operations::watch_drain_reply::State;
 use proto::operations::{
     AuditEntry, BackupPart, BackupRequest, DrainReply, DrainRequest, ListAuditReply,
-    ListAuditRequest, RemoveReply, RemoveRequest, SetMaintenanceReply, SetMaintenanceRequest,
-    Waiting, WatchDrainReply, WatchDrainRequest,
+    ListAuditRequest, RemoveReply, RemoveRequest, ScrubOfNode, SetMaintenanceReply,
+    SetMaintenanceRequest, StartScrubReply, StartScrubRequest, Waiting, WatchDrainReply,
+    WatchDrainRequest, WatchScrubReply, WatchScrubRequest,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -31,6 +32,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::admin::{LOOK, actor, ask, member_of, refusal_of, refused, words};
+use super::scrub;
 use crate::backup;
 use crate::run::{Daemon, Member, removal};
 
@@ -159,6 +161,25 @@ impl Operations for OperationsService {
             outcome: row.outcome,
         });
         Ok(Response::new(ListAuditReply { entries: entries.collect() }))
+    }
+
+    async fn start_scrub(
+        &self,
+        request: Request<StartScrubRequest>,
+    ) -> Result<Response<StartScrubReply>, Status> {
+        let member = self.member()?;
+        let actor = actor(request.extensions(), &member);
+        super::admin::propose(&member, Action::StartScrub { actor }).await?;
+        Ok(Response::new(StartScrubReply {}))
+    }
+
+    async fn watch_scrub(
+        &self,
+        _: Request<WatchScrubRequest>,
+    ) -> Result<Response<WatchScrubReply>, Status> {
+        let member = self.member()?;
+        newest(&member).await?;
+        scrub::of_all(&member).map(Response::new).map_err(unreadable)
     }
 
     async fn backup(
@@ -331,6 +352,26 @@ impl OperationsApi {
             length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1));
         let request = SetMaintenanceRequest { node, length_ms };
         Ok(ask(self.client.clone().set_maintenance(request)).await?.until_ms)
+    }
+
+    /// Has all nodes read all their blocks again.
+    ///
+    /// # Errors
+    /// In the words of the node.
+    pub async fn start_scrub(&self) -> anyhow::Result<()> {
+        ask(self.client.clone().start_scrub(StartScrubRequest {})).await.map(drop)
+    }
+
+    /// How far the nodes are with that.
+    ///
+    /// # Errors
+    /// A status: `aborted` and `unavailable` may pass.
+    pub async fn watch_scrub(&self) -> Result<Vec<ScrubOfNode>, Status> {
+        let mut client = self.client.clone();
+        match timeout(WATCH_MAX, client.watch_scrub(WatchScrubRequest {})).await {
+            Ok(answer) => answer.map(|answer| answer.into_inner().nodes),
+            Err(_) => Err(Status::aborted(format!("no answer within {WATCH_MAX:?}"))),
+        }
     }
 
     /// # Errors

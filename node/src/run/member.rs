@@ -27,7 +27,7 @@ use super::{
 use crate::authority::{Authority, SigningRequest};
 use crate::ballast::{Ballast, BallastState};
 use crate::config::Config;
-use crate::content::{Content, ContentParts, ContentSettings};
+use crate::content::{Content, ContentParts, ContentSettings, ScrubSettings};
 use crate::files;
 use crate::identity::Identity;
 use crate::observe::{Observer, Stats};
@@ -55,6 +55,9 @@ const CATCH_UP_PAUSE: Duration = Duration::from_millis(100);
 /// Jobs at a time that mostly wait for bytes of an upload, for each that keeps a processor busy: hardly any work, and the
 /// first thing that a new upload waits for.
 const COPY_SLOTS_PER_SLOT: usize = 2;
+
+/// What the node remembers of its scrubs: beside the blocks, because it is about these.
+const SCRUB_RECORD: &str = "scrub.json";
 
 /// A member of a cluster: consensus, blocks, observations and loops.
 pub struct Member {
@@ -209,6 +212,7 @@ impl Member {
             disk: self.ballast.space().ok(),
             certificate_ends_ms: Some(milliseconds(self.tls.facts().not_after)),
             uploads: self.uploads.count(),
+            scrub: self.content.scrub_stats(),
             ballast_released: self.ballast.state() == BallastState::Released,
         }
     }
@@ -364,6 +368,15 @@ impl Member {
                 tokio::spawn(async move { content.run(stop).await })
             }),
             ("counting copies", tokio::spawn(census::run(self.clone(), stop()))),
+            ("scrub", {
+                let (content, stop) = (self.content.clone(), stop());
+                let settings = ScrubSettings {
+                    every: config.scrub_every,
+                    bytes_per_second_max: u64::from(config.repair_bytes_per_second),
+                    record: daemon.data_dir.content().join(SCRUB_RECORD),
+                };
+                tokio::spawn(async move { content.scrub(settings, stop).await })
+            }),
             ("ballast", tokio::spawn(self.ballast.clone().run(stop()))),
             ("uploads", {
                 let lost_after = config.upload_lost_after;
