@@ -20,16 +20,16 @@ mod committer;
 mod meta;
 mod pool;
 mod quarantine;
-mod rocks;
 mod unavailable;
+mod volumes;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::ids::BlockHash;
 
 pub(crate) use pool::Pool;
-pub use rocks::{OpenError, RocksBlockStore, RocksOptions};
 pub use unavailable::UnavailableStore;
+pub use volumes::{OpenError, VolumeBlockStore, VolumeOptions};
 
 /// The longest block, in bytes. One block is in memory as a whole wherever it passes through, so this bounds the memory of
 /// a transfer; the longest segment that the ladder can make (4 s at 2160p, with room to spare) stays well below.
@@ -62,6 +62,13 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Blocks in quarantine.
     pub quarantined: u64,
+    /// Bytes that the file system has allocated for blocks, good, damaged and just deleted.
+    pub allocated_bytes: u64,
+    /// Files in which these are.
+    pub volumes: u64,
+    /// The file system cannot punch holes into files: the space of a deleted block comes back only when all others in its
+    /// volume are deleted too. Known after the first attempt.
+    pub frees_whole_volumes_only: bool,
 }
 
 /// Whether a store takes new blocks.

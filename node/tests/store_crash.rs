@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use cluster::ids::BlockHash;
-use node::store::{BlockStore, RocksBlockStore, RocksOptions};
+use node::store::{BlockStore, VolumeBlockStore, VolumeOptions};
 
 /// Where the child writes.
 const DIRECTORY: &str = "REELRAFT_TEST_STORE";
@@ -19,9 +19,9 @@ const ROUNDS: u64 = 4;
 /// How many blocks the child may store before it is killed.
 const ACKNOWLEDGED_PER_ROUND: usize = 60;
 
-fn open(path: &Path) -> RocksBlockStore {
-    let options = RocksOptions { write_buffer_bytes: 4 << 20, ..RocksOptions::default() };
-    RocksBlockStore::open(path, &options).unwrap()
+fn open(path: &Path) -> VolumeBlockStore {
+    let options = VolumeOptions { volume_bytes: 4 << 20, ..VolumeOptions::default() };
+    VolumeBlockStore::open(path, &options).unwrap()
 }
 
 fn bytes_of(round: u64, number: u64) -> Bytes {

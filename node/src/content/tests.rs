@@ -26,7 +26,7 @@ use crate::rpc;
 use crate::rpc::envelope::LocalNode;
 use crate::rpc::peers::Peers;
 use crate::rpc::testing;
-use crate::store::{RocksBlockStore, RocksOptions, StoreError};
+use crate::store::{StoreError, VolumeBlockStore, VolumeOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,7 +81,7 @@ impl Catalog {
 }
 
 struct Node {
-    store: RocksBlockStore,
+    store: VolumeBlockStore,
     content: Content,
     peers: Peers,
     local: LocalNode,
@@ -184,7 +184,7 @@ impl Cluster {
 async fn node(id: NodeId, catalog: &Arc<Catalog>, dir: tempfile::TempDir) -> Node {
     let local = LocalNode { cluster_id: [3; 16], node_id: id };
     let peers = testing::peers(local);
-    let store = RocksBlockStore::open(dir.path(), &RocksOptions::default()).unwrap();
+    let store = VolumeBlockStore::open(dir.path(), &VolumeOptions::default()).unwrap();
     let up = Arc::<Mutex<BTreeMap<_, _>>>::default();
     let mut node = Node {
         content: content(&peers, &store, catalog, &up),
@@ -203,7 +203,7 @@ async fn node(id: NodeId, catalog: &Arc<Catalog>, dir: tempfile::TempDir) -> Nod
 
 fn content(
     peers: &Peers,
-    store: &RocksBlockStore,
+    store: &VolumeBlockStore,
     catalog: &Arc<Catalog>,
     up: &Arc<Mutex<BTreeMap<NodeId, Standing>>>,
 ) -> Content {
@@ -546,11 +546,11 @@ async fn damage(cluster: &mut Cluster, at: usize, bytes: &Bytes) {
     old.stop_serving().await;
     let Node { store, content: old_content, peers, local, address, stop, up, dir, .. } = old;
     drop((store, old_content));
-    // Opening it once more and closing it again moves what is still in the log into its files.
-    let options = RocksOptions::default();
+    // The files are closed by whichever thread has the last handle.
+    let options = VolumeOptions::default();
     let deadline = Instant::now() + PATIENCE;
     let reopened = loop {
-        match RocksBlockStore::open(dir.path(), &options) {
+        match VolumeBlockStore::open(dir.path(), &options) {
             Ok(store) => break store,
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
@@ -558,7 +558,7 @@ async fn damage(cluster: &mut Cluster, at: usize, bytes: &Bytes) {
     };
     drop(reopened);
     assert_eq!(flip_bit(dir.path(), bytes), 1);
-    let store = RocksBlockStore::open(dir.path(), &options).unwrap();
+    let store = VolumeBlockStore::open(dir.path(), &options).unwrap();
     let content = content(&peers, &store, &catalog, &up);
     let mut node = Node { store, content, peers, local, address, stop, serving: None, up, dir };
     node.serve().await;
@@ -567,9 +567,9 @@ async fn damage(cluster: &mut Cluster, at: usize, bytes: &Bytes) {
 
 fn flip_bit(path: &Path, bytes: &[u8]) -> usize {
     let mut flipped = 0;
-    for entry in std::fs::read_dir(path).unwrap() {
+    for entry in std::fs::read_dir(path.join("volumes")).unwrap() {
         let file = entry.unwrap().path();
-        if file.extension().is_some_and(|extension| extension == "blob") {
+        if file.extension().is_some_and(|extension| extension == "volume") {
             let mut content = std::fs::read(&file).unwrap();
             if let Some(found) = content.windows(64).position(|window| window == &bytes[..64]) {
                 content[found + 9] ^= 1;

@@ -38,7 +38,7 @@ use crate::rpc::envelope::LocalNode;
 use crate::rpc::join::JoinService;
 use crate::rpc::peers::Peers;
 use crate::rpc::tls::Tls;
-use crate::store::{BlockStore, RocksBlockStore, RocksOptions, StoreCondition, UnavailableStore};
+use crate::store::{BlockStore, StoreCondition, UnavailableStore, VolumeBlockStore, VolumeOptions};
 use crate::watermark::{self, DiskPressure};
 use crate::{media, milliseconds};
 
@@ -512,8 +512,8 @@ async fn open_store(daemon: &Daemon) -> Arc<dyn BlockStore> {
             0
         }
     };
-    let options = RocksOptions { free_bytes_min, ..RocksOptions::default() };
-    let opening = tokio::task::spawn_blocking(move || RocksBlockStore::open(&path, &options));
+    let options = VolumeOptions { free_bytes_min, ..VolumeOptions::default() };
+    let opening = tokio::task::spawn_blocking(move || VolumeBlockStore::open(&path, &options));
     let reason = match opening.await {
         Ok(Ok(store)) => return Arc::new(store),
         Ok(Err(error)) => error.to_string(),
