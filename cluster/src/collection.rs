@@ -31,6 +31,10 @@
 //! most K, and the copies that were acknowledged have put indices of K or higher: they stay. A copy that was pulled for
 //! repair may be deleted by such a bound, which costs another pull.
 //!
+//! Where a copy is let go of because other nodes have one, their confirmation is a promise like that of a put: whoever
+//! confirms must raise the put index of its copy to an index at which the block was needed, durably, before it answers.
+//! Otherwise a bound from before may delete what the other node relies on.
+//!
 //! A node must read the floor before the row: a floor that is newer than the row may be above a put that the row does not
 //! show yet ([`crate::catalog::deletable_below`] does it right).
 //!

@@ -45,6 +45,10 @@ pub struct Config {
     pub repair_bytes_per_second: u32,
     /// How long a node takes to read all its blocks again.
     pub scrub_every: Duration,
+    /// How long a block stays after nobody names it any more.
+    pub collect_after: Duration,
+    /// How long what was collected is remembered; at least `collect_after`.
+    pub forget_after: Duration,
     /// Jobs at a time, at least 1.
     pub transcoder_slots: usize,
     pub raft: RaftConfig,
@@ -285,6 +289,11 @@ impl Settings {
             humantime::format_duration(SCRUB_EVERY_MIN),
             humantime::format_duration(SCRUB_EVERY_MAX)
         );
+        ensure!(
+            self.content.forget_after >= self.content.collect_after,
+            "content.forget_after is below content.collect_after: what nobody has named yet would go before what nobody names \
+             any more"
+        );
 
         let slots = match self.transcoder.slots {
             Some(0) => {
@@ -318,6 +327,8 @@ impl Settings {
             cache_bytes: self.content.cache.as_u64(),
             repair_bytes_per_second,
             scrub_every: self.content.scrub_every,
+            collect_after: self.content.collect_after,
+            forget_after: self.content.forget_after,
             transcoder_slots: slots,
             raft,
             failure,

@@ -1,8 +1,9 @@
 //! Blocks of the whole cluster, from the point of view of one node.
 //!
 //! [`Content::put`] makes a block durable on enough of its holders, [`Content::get`] finds it again wherever it is, and
-//! [`Content::run`] is the loop that gives this node the copies that it should hold. The layout in the catalog says who the
-//! holders are; this module never asks another node about that, because every node has the whole catalog.
+//! [`Content::run`] is the loop that gives this node the copies that it should hold, [`Content::collect`] the one that deletes
+//! those that nobody needs. The layout in the catalog says who the holders are; this module never asks another node about
+//! that, because every node has the whole catalog.
 //!
 //! # Invariants
 //!
@@ -15,6 +16,7 @@
 //!   acknowledged, of gets, and of the cache.
 
 mod census;
+mod collect;
 mod get;
 mod missing;
 mod neighbours;
@@ -43,6 +45,8 @@ use crate::rpc::blocks::BlocksClient;
 use crate::store::{BLOCK_BYTES_MAX, BlockStore, Pool, StoreCondition};
 use crate::watermark::DiskPressure;
 pub use census::{Census, CensusDepth};
+use collect::Collected;
+pub use collect::CollectionObservation;
 pub use get::GetError;
 use get::HealTrouble;
 pub use missing::ComparedBy;
@@ -175,6 +179,7 @@ struct Inner {
     repaired: RateMeter,
     pace: Pace,
     viewers: Viewers,
+    collected: Collected,
     hashing: Pool,
     counting: Pool,
     put_budget: Arc<Semaphore>,
@@ -215,6 +220,7 @@ impl Content {
                 repaired: RateMeter::default(),
                 pace: Pace::new(parts.settings.repair_bytes_per_second),
                 viewers: Viewers::default(),
+                collected: Collected::default(),
                 hashing: Pool::for_processors(),
                 counting: Pool::new(1),
                 put_budget: Arc::new(Semaphore::new(PUT_BYTES_MAX)),

@@ -14,6 +14,7 @@ mod assignment;
 mod census;
 mod copies;
 mod duties;
+mod garbage;
 mod lifecycle;
 mod member;
 mod registration;

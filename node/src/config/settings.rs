@@ -56,6 +56,10 @@ pub struct ContentSettings {
     pub repair_per_second: ByteSize,
     #[serde(with = "humantime_serde")]
     pub scrub_every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub collect_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub forget_after: Duration,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +162,8 @@ impl Default for ContentSettings {
             cache: ByteSize::mib(32),
             repair_per_second: ByteSize::mib(64),
             scrub_every: Duration::from_secs(14 * 24 * 3600),
+            collect_after: Duration::from_secs(3600),
+            forget_after: Duration::from_secs(48 * 3600),
         }
     }
 }

@@ -122,6 +122,7 @@ fn what_cannot_work_is_refused_with_its_name() {
         ("[log]\nfilter = \"node=loudly\"", "log.filter"),
         ("[content]\ncache = \"many\"", "many"),
         ("[content]\nrepair_per_second = \"5 GiB\"", "content.repair_per_second"),
+        ("[content]\nforget_after = \"59m\"", "content.forget_after"),
         ("this is no toml", "read"),
     ] {
         let error = error_of(text);

@@ -70,6 +70,11 @@ impl Placement {
         Arc::clone(&self.catalog)
     }
 
+    /// The log index applied on this node.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.clone()
+    }
+
     pub(super) fn current(&self) -> Result<Arc<Whereabouts>, ViewError> {
         // Taken before the tables are read: what is read may be newer, which only means that it is read again.
         let applied = *self.applied.borrow();

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Content, Inner};
 use crate::store::Pool;
 pub use compare::LAYOUT_SETTLES;
+pub(super) use compare::successor;
 pub(super) use pace::Pace;
 
 /// Copies made at the same time: enough to hide the way to another node, few enough to leave its disk to viewers.
@@ -87,6 +88,6 @@ impl Repairer {
     }
 }
 
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + 0.5 * fastrand::f64())
 }

@@ -1,5 +1,7 @@
 //! Three nodes' content over real connections and real stores, with a catalog that the test writes.
 
+mod collection;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;

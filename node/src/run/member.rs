@@ -22,7 +22,8 @@ use super::census::LastCount;
 use super::copies::Copies;
 use super::duties::Duties;
 use super::{
-    Daemon, assignment, census, lifecycle, registration, removal, renewal, roster, upgrade, uploads,
+    Daemon, assignment, census, garbage, lifecycle, registration, removal, renewal, roster,
+    upgrade, uploads,
 };
 use crate::authority::{Authority, SigningRequest};
 use crate::ballast::{Ballast, BallastState};
@@ -378,6 +379,17 @@ impl Member {
                 tokio::spawn(async move { content.scrub(settings, stop).await })
             }),
             ("ballast", tokio::spawn(self.ballast.clone().run(stop()))),
+            ("collection", {
+                let (content, stop) = (self.content.clone(), stop());
+                tokio::spawn(async move { content.collect(stop).await })
+            }),
+            ("garbage", {
+                let patience = garbage::Patience {
+                    collect_after: config.collect_after,
+                    forget_after: config.forget_after,
+                };
+                tokio::spawn(garbage::run(self.clone(), backend.clone(), patience, stop()))
+            }),
             ("uploads", {
                 let lost_after = config.upload_lost_after;
                 tokio::spawn(uploads::run(backend.clone(), self.id(), lost_after, stop()))

@@ -160,7 +160,7 @@ impl Repairer {
 }
 
 /// The next hash in order; the last one is its own.
-fn successor(hash: BlockHash) -> BlockHash {
+pub(in crate::content) fn successor(hash: BlockHash) -> BlockHash {
     let mut bytes = hash.0;
     for byte in bytes.iter_mut().rev() {
         let (next, carried) = byte.overflowing_add(1);

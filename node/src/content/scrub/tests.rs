@@ -94,7 +94,7 @@ impl BlockStore for FakeStore {
 
     fn stats(&self) -> StoreStats {
         let blocks = self.blocks.lock().unwrap().len() as u64;
-        StoreStats { blocks, bytes: blocks * u64::from(LEN), quarantined: 0 }
+        StoreStats { blocks, bytes: blocks * u64::from(LEN), ..StoreStats::default() }
     }
 
     fn condition(&self) -> StoreCondition {
