@@ -19,6 +19,7 @@
 mod compute;
 mod earlier;
 mod fallbacks;
+mod groups;
 mod quota;
 pub mod release;
 mod rendezvous;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use compute::{compute, compute_near};
 pub use earlier::{EARLIER_MAX, Earlier};
 pub use fallbacks::fallbacks;
+pub use groups::{GroupSet, GroupStates};
 pub use quota::{quota, tolerance};
 pub use step::{STEP_BYTES, STEP_GROUPS_MIN, step, step_limit};
 

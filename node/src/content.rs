@@ -24,6 +24,7 @@ mod owed;
 mod placement;
 mod put;
 mod rate;
+pub mod release;
 mod repair;
 mod scrub;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cluster::duties::COPIES_ACKNOWLEDGED;
 use cluster::ids::{BlockHash, NodeId};
-use cluster::placement::COPIES;
+use cluster::placement::{COPIES, GroupSet};
 use cluster::view::{View, ViewError};
 use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
@@ -129,6 +130,8 @@ pub struct ContentObservation {
     pub quarantined_blocks: u64,
     /// Blocks that this node should hold and does not, as of its last comparison. `None` before the first one has ended.
     pub missing_blocks: Option<u64>,
+    /// The placement groups of those, as far as they are known by name.
+    pub lacking_groups: GroupSet,
     /// The layout by which these were counted.
     pub compared_by: ComparedBy,
     pub repair: RepairStats,
@@ -291,6 +294,7 @@ impl Content {
             bytes: stats.bytes,
             quarantined_blocks: stats.quarantined,
             missing_blocks: counted.map(|(blocks, _)| blocks),
+            lacking_groups: inner.missing.groups(),
             compared_by: counted.map(|(_, by)| by).unwrap_or_default(),
             repair: RepairStats {
                 queued_blocks,

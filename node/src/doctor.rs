@@ -139,6 +139,25 @@ fn finding(
     }
 }
 
+/// Whether so many nodes are silent that dead ones are not replaced.
+fn silence(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    let stores = facts.nodes.iter().filter(|node| node.stores);
+    let silent = |node: &&NodeFacts| matches!(node.status, NodeStatus::Down | NodeStatus::Dead);
+    let (all, silent) = (stores.clone().count(), stores.filter(silent).count());
+    if silent > 1 && silent * 3 > all {
+        findings.push(finding(
+            Severity::Critical,
+            "many_nodes_silent",
+            None,
+            format!(
+                "{silent} of {all} nodes that hold blocks do not answer: no dead node is replaced"
+            ),
+            "More than a third of them is rather a fault of the network than of nodes. Look at the network; when enough \
+             nodes answer again, those that stay dead are replaced by themselves.",
+        ));
+    }
+}
+
 /// Whether there is a leader, and whether there still is one after the next failure.
 fn decisions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
     let voters: Vec<_> = facts.nodes.iter().filter(|node| node.voter).collect();
@@ -175,6 +194,7 @@ fn decisions(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
 
 /// Whether blocks have the copies that they should have, and room for them.
 fn copies(facts: &ClusterFacts, findings: &mut Vec<Finding>) {
+    silence(facts, findings);
     if facts.layout_epoch == 0 {
         findings.push(finding(
             Severity::Critical,
@@ -228,8 +248,9 @@ fn presence(node: &NodeFacts, findings: &mut Vec<Finding>) {
             if node.status == NodeStatus::Dead { "node_dead" } else { "node_down" },
             format!("has not been heard of for {silence} s{voter}"),
             format!(
-                "Look whether its machine and `reelraft serve` run and whether the network reaches them. If it is lost for \
-                 good: let another one join, then `reelraft node remove {id} --force`."
+                "Look whether its machine and `reelraft serve` run and whether the network reaches them. If it stays dead, \
+                 its blocks are copied to other nodes by themselves, where enough remain. If it is lost for good: let \
+                 another one join, then `reelraft node remove {id} --force`."
             ),
         ),
         NodeStatus::Suspect => (

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use cluster::ids::NodeId;
+use cluster::placement::GroupSet;
 use gateway::backend::{CopyCount, NodeStatus};
 use metrics::gauge;
 use proto::cluster::cluster_client::ClusterClient;
@@ -88,6 +89,13 @@ pub struct Stats {
     pub ballast_released: bool,
     /// Nothing before it has begun to look after its blocks.
     pub scrub: Option<ScrubStats>,
+    /// Copies that belong on other nodes by now. `None` when it has not looked since the layout changed.
+    pub surplus_blocks: Option<u64>,
+    /// Bytes in these.
+    pub surplus_bytes: u64,
+    /// Groups in which it lacks blocks, and groups in which it has surplus copies.
+    pub lacking_groups: GroupSet,
+    pub surplus_groups: GroupSet,
 }
 
 impl From<PingReply> for Stats {
@@ -127,6 +135,10 @@ impl From<PingReply> for Stats {
             },
             ballast_released: reply.ballast_released,
             scrub: reply.scrub.map(scrub::received),
+            surplus_blocks: reply.surplus_known.then_some(reply.surplus_blocks),
+            surplus_bytes: reply.surplus_bytes,
+            lacking_groups: GroupSet::from_bytes(&reply.lacking_groups),
+            surplus_groups: GroupSet::from_bytes(&reply.surplus_groups),
         }
     }
 }

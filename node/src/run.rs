@@ -45,6 +45,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub use assignment::{Change, NodePlan, Plan, Situation, plan};
 pub use member::Member;
 
 use crate::backend::NodeBackend;

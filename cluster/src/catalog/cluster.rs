@@ -2,11 +2,12 @@
 
 use crate::ids::{BlockHash, NodeId, VideoId};
 use crate::jobs::JobId;
-use crate::placement::{Earlier, Layout};
+use crate::placement::{Candidate, Earlier, Layout};
 use crate::table::KeyRange;
 use crate::tables::blocks::{BLOCKS, BlockRow};
 use crate::tables::jobs::{JOBS, JobRow, LEASES};
-use crate::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES, NodeRow};
+use crate::tables::members::MemberState;
+use crate::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES, NodeRow, Role};
 use crate::tables::system::{SYSTEM, SystemRow};
 use crate::view::{View, ViewError};
 
@@ -49,6 +50,26 @@ pub fn layout(view: &dyn View) -> Result<Layout, ViewError> {
 /// When the view fails.
 pub fn earlier_holders(view: &dyn View) -> Result<Earlier, ViewError> {
     Ok(EARLIER.get(view, &EARLIER_KEY)?.unwrap_or_default())
+}
+
+/// The nodes that the layout should name, when all that are to stay are there: members with the role and some room, without
+/// those that are being drained.
+///
+/// # Errors
+/// When the view fails.
+pub fn store_candidates(view: &dyn View) -> Result<Vec<Candidate>, ViewError> {
+    let admitted = super::has_authority(view)?;
+    let mut candidates = Vec::new();
+    for row in nodes(view)? {
+        let stays = match super::member(view, row.id)? {
+            Some(member) => member.state == MemberState::Member,
+            None => !admitted,
+        };
+        if stays && row.roles.contains(&Role::Store) && row.capacity_bytes > 0 {
+            candidates.push(Candidate { id: row.id, zone: row.zone, weight: row.capacity_bytes });
+        }
+    }
+    Ok(candidates)
 }
 
 /// A block that a row names or has named.

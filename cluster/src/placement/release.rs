@@ -100,11 +100,17 @@ pub fn may_release(
     epoch_now == asked.epoch && put_index_now == asked_put_index
 }
 
-/// The ranges of groups whose copies on `node` are surplus, as first and last group, in order.
+/// The ranges of groups whose copies on `node` are surplus, as first and last group, in order; without those that it is
+/// `expected` to hold soon.
 #[must_use]
-pub fn surplus_groups(layout: &Layout, node: NodeId) -> Vec<(u16, u16)> {
+pub fn surplus_groups(
+    layout: &Layout,
+    node: NodeId,
+    expected: impl Fn(u16) -> bool,
+) -> Vec<(u16, u16)> {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for group in (0..super::GROUPS).filter(|group| is_surplus(layout, *group, node)) {
+    let surplus = |group: &u16| is_surplus(layout, *group, node) && !expected(*group);
+    for group in (0..super::GROUPS).filter(surplus) {
         match ranges.last_mut() {
             Some((_, last)) if *last + 1 == group => *last = group,
             _ => ranges.push((group, group)),
@@ -136,14 +142,16 @@ mod tests {
             .map(|id| Candidate { id: NodeId(id), zone: id.to_string(), weight: 1 })
             .collect();
         let layout = compute(&candidates, None);
-        let ranges = surplus_groups(&layout, NodeId(2));
+        let ranges = surplus_groups(&layout, NodeId(2), |_| false);
         for group in 0..GROUPS {
             let inside = ranges.iter().any(|(first, last)| (*first..=*last).contains(&group));
             assert_eq!(inside, !layout.holders_of_group(group).contains(&NodeId(2)), "{group}");
         }
         assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "each as long as can be");
-        assert_eq!(surplus_groups(&layout, NodeId(9)), [(0, GROUPS - 1)]);
-        assert_eq!(surplus_groups(&Layout::default(), NodeId(1)), [], "nobody holds anything");
+        assert_eq!(surplus_groups(&layout, NodeId(9), |_| false), [(0, GROUPS - 1)]);
+        assert_eq!(surplus_groups(&layout, NodeId(9), |group| group > 6), [(0, 6)]);
+        let none = Layout::default();
+        assert_eq!(surplus_groups(&none, NodeId(1), |_| false), [], "nobody holds anything");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `reelraft cluster …`: make one, and see how it is.
 
 mod page;
+mod plan;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -38,6 +39,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what would move if nodes came, left or offered more or less, or what is about to move
+    Plan(plan::Plan),
     /// Show what operators asked for and what it came to, the newest first
     Audit {
         /// How many entries
@@ -104,6 +107,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             output::line(&page::page(&cluster));
             Ok(())
         }
+        Command::Plan(plan) => plan::run(plan).await,
         Command::Audit { limit, local, json } => {
             let entries = local.operations().await?.audit(limit).await?;
             show_audit(&entries, json)

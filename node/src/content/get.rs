@@ -203,8 +203,9 @@ impl Inner {
             Ok(bytes) => return Ok(Ok(bytes)),
             Err(refusals) => refusals,
         };
-        let elsewhere = self.by_nearness(&here, here.elsewhere(&block.hash));
-        match self.ask_in_turn(block, elsewhere).await {
+        let elsewhere = here.elsewhere(&block.hash);
+        let elsewhere = elsewhere.into_iter().flat_map(|nodes| self.by_nearness(&here, nodes));
+        match self.ask_in_turn(block, elsewhere.collect()).await {
             Ok(bytes) => {
                 metrics::counter!("reelraft_content_reads_elsewhere_total").increment(1);
                 Ok(Ok(bytes))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cluster::command::BlockRef;
 use cluster::ids::BlockHash;
-use cluster::placement::{GROUPS, group_of};
+use cluster::placement::{GROUPS, GroupSet, first_hash, group_of};
 use tokio::sync::Notify;
 
 /// How many are kept by name, at some 60 bytes each. More are only counted, and found again by the next comparison.
@@ -183,6 +183,18 @@ impl Missing {
     /// Bytes in those known by name.
     pub(super) fn bytes(&self) -> u64 {
         self.lock().blocks.values().map(|absent| u64::from(absent.len)).sum()
+    }
+
+    /// The placement groups of those known by name.
+    pub(super) fn groups(&self) -> GroupSet {
+        let state = self.lock();
+        // From group to group, however many blocks there are in one.
+        (0..GROUPS)
+            .filter(|group| {
+                let next = state.blocks.range(first_hash(*group)..).next();
+                next.is_some_and(|(hash, _)| group_of(hash) == *group)
+            })
+            .collect()
     }
 
     /// Whether there are more than could be kept by name, and all of those have been got or tried.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use cluster::catalog;
 use cluster::ids::{BlockHash, NodeId};
-use cluster::placement::{self, Candidate, Layout};
+use cluster::placement::{self, Candidate, Earlier, Layout};
 use cluster::tables::members::MemberState;
 use cluster::tables::nodes::Role;
 use cluster::view::{View, ViewError};
@@ -18,16 +18,19 @@ pub(super) struct Whereabouts {
     pub(super) applied: u64,
     pub(super) layout: Layout,
     zones: BTreeMap<NodeId, String>,
+    earlier: Earlier,
     /// All nodes that hold blocks, those too that the layout does not name. Who is to leave has no weight.
     stores: Vec<Candidate>,
 }
 
 impl Whereabouts {
-    /// The nodes that may have a copy of a block although the layout does not say so: it said so before, and its new
-    /// holders have not fetched theirs yet.
-    pub(super) fn elsewhere(&self, hash: &BlockHash) -> Vec<NodeId> {
-        let holders = self.layout.holders(hash);
-        self.stores().into_iter().filter(|node| !holders.contains(node)).collect()
+    /// The nodes that may have a copy of a block although the layout does not say so, in the order in which they should be
+    /// asked: those that held it before and may have been quicker than its new holders; then all others, who may have taken
+    /// it for a holder that was away.
+    pub(super) fn elsewhere(&self, hash: &BlockHash) -> [Vec<NodeId>; 2] {
+        let (holders, earlier) = (self.layout.holders(hash), self.earlier.holders(hash));
+        let others = self.stores().into_iter().filter(|node| !holders.contains(node));
+        others.partition(|node| earlier.contains(node)).into()
     }
 
     /// All nodes that hold blocks.
@@ -94,6 +97,7 @@ impl Placement {
         let found = Arc::new(Whereabouts {
             applied,
             layout: catalog::layout(&*self.catalog)?,
+            earlier: catalog::earlier_holders(&*self.catalog)?,
             stores: stores
                 .map(|row| Candidate {
                     id: row.id,

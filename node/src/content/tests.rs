@@ -1,6 +1,7 @@
 //! Three nodes' content over real connections and real stores, with a catalog that the test writes.
 
 mod collection;
+mod releasing;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,9 @@ use cluster::tables::nodes::{LAYOUT, NODES, NodeRow, Role};
 use cluster::tables::system::{RepairPause, SYSTEM, SystemRow};
 use cluster::view::{MemoryView, TableId, Transaction, Visitor};
 use proto::blocks::blocks_server::{Blocks, BlocksServer};
-use proto::blocks::{GetReply, GetRequest, HasReply, HasRequest, PutReply, PutRequest};
+use proto::blocks::{
+    ConfirmReply, ConfirmRequest, GetReply, GetRequest, HasReply, HasRequest, PutReply, PutRequest,
+};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -71,8 +74,17 @@ impl Catalog {
         change(&mut tx);
         let batch = tx.into_batch();
         view.write(batch);
-        drop(view);
         self.applied.send_modify(|index| *index += 1);
+    }
+
+    /// As it is now, and the index that goes with it.
+    fn moments(self: &Arc<Self>) -> Arc<release::Moments> {
+        let catalog = Arc::clone(self);
+        Arc::new(move || {
+            let view = catalog.view.read().unwrap();
+            let applied = *catalog.applied.borrow();
+            Ok((Box::new(view.clone()), applied))
+        })
     }
 
     /// Something refers to the block from now on.
@@ -83,6 +95,7 @@ impl Catalog {
 }
 
 struct Node {
+    catalog: Arc<Catalog>,
     store: VolumeBlockStore,
     content: Content,
     peers: Peers,
@@ -96,7 +109,15 @@ struct Node {
 
 impl Node {
     async fn serve(&mut self) {
-        let service = rpc::blocks::service(self.local, Arc::new(self.store.clone()));
+        let store: Arc<dyn BlockStore> = Arc::new(self.store.clone());
+        let applied = self.catalog.applied.subscribe();
+        let confirming = release::Confirming::new(
+            self.local.node_id,
+            store.clone(),
+            self.catalog.moments(),
+            applied,
+        );
+        let service = rpc::blocks::service(self.local, store, Arc::new(confirming));
         self.serve_instead(Routes::new(service)).await;
     }
 
@@ -189,6 +210,7 @@ async fn node(id: NodeId, catalog: &Arc<Catalog>, dir: tempfile::TempDir) -> Nod
     let store = VolumeBlockStore::open(dir.path(), &VolumeOptions::default()).unwrap();
     let up = Arc::<Mutex<BTreeMap<_, _>>>::default();
     let mut node = Node {
+        catalog: Arc::clone(catalog),
         content: content(&peers, &store, catalog, &up),
         store,
         peers,
@@ -562,7 +584,18 @@ async fn damage(cluster: &mut Cluster, at: usize, bytes: &Bytes) {
     assert_eq!(flip_bit(dir.path(), bytes), 1);
     let store = VolumeBlockStore::open(dir.path(), &options).unwrap();
     let content = content(&peers, &store, &catalog, &up);
-    let mut node = Node { store, content, peers, local, address, stop, serving: None, up, dir };
+    let mut node = Node {
+        catalog: Arc::clone(&catalog),
+        store,
+        content,
+        peers,
+        local,
+        address,
+        stop,
+        serving: None,
+        up,
+        dir,
+    };
     node.serve().await;
     cluster.nodes.insert(at, node);
 }
@@ -698,6 +731,10 @@ impl Blocks for Strange {
     }
 
     async fn has(&self, _: Request<HasRequest>) -> Result<Response<HasReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
+    async fn confirm(&self, _: Request<ConfirmRequest>) -> Result<Response<ConfirmReply>, Status> {
         Err(Status::unimplemented("not asked here"))
     }
 }

@@ -15,10 +15,18 @@ mod server;
 
 pub use budget::Budgeted;
 pub use client::BlocksClient;
-pub use server::{BlocksService, service};
+use std::time::Duration;
+
+pub use server::{BlocksService, Confirms, service};
 
 /// Says how many bytes of blocks a call carries, in either direction. Decimal.
 const BLOCK_BYTES_HEADER: &str = "reelraft-block-bytes";
 
 /// Hashes in one `Has` call: 128 KiB of them.
 pub const HAS_MAX: usize = 4096;
+
+/// Hashes in one `Confirm` call: each costs a look under a lock.
+pub const CONFIRM_MAX: usize = 1024;
+
+/// How long a `Confirm` waits for the log. A node that is further behind is asked again later.
+pub const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(5);

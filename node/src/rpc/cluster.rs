@@ -122,6 +122,11 @@ impl Cluster for ClusterService {
             repair_waits_for: stats.repair.waiting_for.unwrap_or_default(),
             ballast_released: stats.ballast_released,
             scrub: stats.scrub.map(scrub::sent),
+            surplus_blocks: stats.surplus_blocks.unwrap_or(0),
+            surplus_bytes: stats.surplus_bytes,
+            surplus_known: stats.surplus_blocks.is_some(),
+            lacking_groups: stats.lacking_groups.to_bytes().into(),
+            surplus_groups: stats.surplus_groups.to_bytes().into(),
         }))
     }
 }

@@ -21,9 +21,9 @@ use proto::operations::operations_server::{Operations, OperationsServer};
 use proto::operations::watch_drain_reply::State;
 use proto::operations::{
     AuditEntry, BackupPart, BackupRequest, DrainReply, DrainRequest, ListAuditReply,
-    ListAuditRequest, RemoveReply, RemoveRequest, ScrubOfNode, SetMaintenanceReply,
-    SetMaintenanceRequest, StartScrubReply, StartScrubRequest, Waiting, WatchDrainReply,
-    WatchDrainRequest, WatchScrubReply, WatchScrubRequest,
+    ListAuditRequest, NodePlan, PlanReply, PlanRequest, RemoveReply, RemoveRequest, ScrubOfNode,
+    SetMaintenanceReply, SetMaintenanceRequest, StartScrubReply, StartScrubRequest, Waiting,
+    WatchDrainReply, WatchDrainRequest, WatchScrubReply, WatchScrubRequest,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -34,7 +34,7 @@ use tonic::{Request, Response, Status};
 use super::admin::{LOOK, actor, ask, member_of, refusal_of, refused, words};
 use super::scrub;
 use crate::backup;
-use crate::run::{Daemon, Member, removal};
+use crate::run::{Change, Daemon, Member, Situation, plan, removal};
 
 /// The most entries of the audit log in one answer.
 const AUDIT_MAX: u32 = 1000;
@@ -182,6 +182,36 @@ impl Operations for OperationsService {
         scrub::of_all(&member).map(Response::new).map_err(unreadable)
     }
 
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
+        let member = self.member()?;
+        let request = request.into_inner();
+        newest(&member).await?;
+        let ids = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
+        let capacities = request.capacity.into_iter();
+        let added = request.add.into_iter();
+        let change = Change {
+            add: added.map(|node| (node.zone, node.capacity_bytes)).collect(),
+            drain: ids(request.drain),
+            remove: ids(request.remove),
+            capacity: capacities.map(|of| (NodeId(of.node), of.capacity_bytes)).collect(),
+        };
+        let situation = Situation::look(&member).map_err(unreadable)?;
+        let situation =
+            situation.ok_or_else(|| Status::failed_precondition("there is no cluster yet"))?;
+        let rate = u64::from(self.daemon.config().repair_bytes_per_second);
+        let plan = plan(&situation, &change, rate).map_err(Status::failed_precondition)?;
+        Ok(Response::new(PlanReply {
+            layout_epoch: plan.layout_epoch,
+            copies: plan.copies,
+            bytes: plan.bytes,
+            steps: plan.steps,
+            seconds: plan.time.as_secs(),
+            nodes: plan.nodes.into_iter().map(node_plan).collect(),
+            waiting_for: plan.waiting_for.unwrap_or_default(),
+            warnings: plan.warnings,
+        }))
+    }
+
     async fn backup(
         &self,
         _: Request<BackupRequest>,
@@ -253,6 +283,21 @@ fn cannot_be_removed(node: NodeId, reasons: &[String]) -> String {
     }
 }
 
+fn node_plan(plan: crate::run::NodePlan) -> NodePlan {
+    NodePlan {
+        id: plan.id.0,
+        zone: plan.zone,
+        new: plan.new,
+        capacity_bytes: plan.capacity_bytes,
+        groups_before: plan.groups_before,
+        groups_after: plan.groups_after,
+        gained: plan.gained,
+        lost: plan.lost,
+        bytes_before: plan.bytes_before,
+        bytes_after: plan.bytes_after,
+    }
+}
+
 fn waiting(progress: removal::Progress) -> Waiting {
     Waiting {
         groups: progress.groups,
@@ -317,6 +362,14 @@ impl OperationsApi {
     /// In the words of the node.
     pub async fn drain(&self, node: u64, cancel: bool) -> anyhow::Result<()> {
         ask(self.client.clone().drain(DrainRequest { node, cancel })).await.map(drop)
+    }
+
+    /// What a change would move.
+    ///
+    /// # Errors
+    /// In the words of the node.
+    pub async fn plan(&self, request: PlanRequest) -> anyhow::Result<PlanReply> {
+        ask(self.client.clone().plan(request)).await
     }
 
     /// What a node that is being drained still waits for.

@@ -8,14 +8,20 @@
 //!   and have not come yet are waited for a little, so that a cluster which grows by two nodes at once moves its blocks once.
 //! - A node that is to leave gets nothing in the next layout, unless fewer nodes than there are copies would remain: then
 //!   the one that was asked last stays until another node has come. A node that was removed never gets anything.
-//! - Nodes that are away stay in the layout: taking one out means copying its blocks, which is an operator's decision
-//!   (`reelraft node remove --force`).
-//! - No layout follows another one while copies of the present one have still to be made, so that a block is never more than
-//!   one layout away from where it should be. Holders that are away are not waited for. When a holder was removed its
-//!   blocks lack a copy, and nothing at all is waited for.
+//! - A node that is *dead* (silent for ten minutes, unless set up otherwise) and not in maintenance is replaced: the next
+//!   layout does not name it, as long as enough others remain. It stays a member, and gets groups again when it is back; where
+//!   that makes no difference, those whose copies it still has. A node that is only down stays in the layout: most come back.
+//! - When more than a third of the holders are silent, it is more likely the network or this node: nobody is replaced.
+//! - What moves by choice, because a node came, is to leave, or offers more or less, moves in steps of few groups
+//!   ([`placement::step()`]), and no step follows another one while copies of the present layout have still to be made. So a
+//!   block is never more than one layout away from where it should be, and what is called off costs no more than a step.
+//!   Holders that are away are not waited for.
+//! - When a holder was removed or is replaced, its blocks lack a copy: all its groups move at once, and nothing is waited for.
 //!
 //! The loop runs on every node and does nothing on all but the leader. Two nodes that both believe to be it do no harm: a
 //! layout is refused unless it follows the present one.
+
+mod plan;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,19 +31,25 @@ use std::time::{Duration, Instant};
 use cluster::catalog;
 use cluster::command::{Action, Reply};
 use cluster::ids::NodeId;
-use cluster::placement::{self, Candidate, Layout};
+use cluster::placement::{self, Candidate, Earlier, Layout};
 use cluster::tables::members::{MemberRow, MemberState};
 use cluster::tables::nodes::Role;
 use cluster::view::{View, ViewError};
-use gateway::backend::Backend;
+use gateway::backend::{Backend, NodeStatus};
 use tokio_util::sync::CancellationToken;
 
 use super::Member;
 use super::copies::Copies;
+pub use plan::{Change, NodePlan, Plan, plan};
+
 use crate::raft::RaftRole;
 
 /// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// When more than one in so many holders are silent, nobody is replaced: rarely do so many die within minutes, and copying what
+/// they hold would take all disks and cables for days, for nothing if they come back.
+const SILENT_PART: usize = 3;
 
 /// How long a new layout waits for nodes that were admitted and have not been heard of. One that died in between must not
 /// keep the others out.
@@ -87,22 +99,49 @@ struct Store {
     candidate: Candidate,
     /// When it was asked to leave; 0 when it has given up holding blocks. Nothing when it is to stay.
     leaving_since_ms: Option<u64>,
+    seen: Seen,
+}
+
+/// What is seen of a node that holds blocks.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
     /// Whether it has been heard of.
     here: bool,
     copies: Copies,
+    /// Whether it has been silent for so long that nobody waits for it, and nobody has said that it will come back.
+    dead: bool,
+    /// Bytes of its blocks, as it said last.
+    bytes: u64,
+}
+
+impl Member {
+    fn seen(&self, node: NodeId, layout_epoch: u64, announced: bool) -> Seen {
+        let copies = self.copies_of(node, layout_epoch, announced);
+        let here = self.is_here(node);
+        if node == self.id() {
+            return Seen { here, copies, dead: false, bytes: self.stats().bytes };
+        }
+        let observed = self.observer().observe(node);
+        let dead = observed.status == NodeStatus::Dead && !announced;
+        Seen { here, copies, dead, bytes: observed.said.map_or(0, |said| said.bytes) }
+    }
 }
 
 /// What the next layout depends on.
 #[derive(Clone, Debug)]
-pub(super) struct Situation {
+pub struct Situation {
     present: Layout,
+    earlier: Earlier,
     /// Those that belong to the cluster.
     stores: BTreeMap<NodeId, Store>,
 }
 
 impl Situation {
     /// How it is, as far as this member knows. Nothing before there is a cluster.
-    pub(super) fn look(member: &Member) -> Result<Option<Self>, ViewError> {
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn look(member: &Member) -> Result<Option<Self>, ViewError> {
         let catalog = member.consensus().catalog();
         let view = catalog.snapshot_view();
         let system = catalog::system(&view)?;
@@ -119,8 +158,7 @@ impl Situation {
                 None => Some((MemberState::Member, false)),
                 Some(row) => Some((row.state, row.in_maintenance(now_ms))),
             },
-            |node| member.is_here(node),
-            |node, epoch, announced| member.copies_of(node, epoch, announced),
+            |node, epoch, announced| member.seen(node, epoch, announced),
         )
         .map(Some)
     }
@@ -129,8 +167,7 @@ impl Situation {
     fn of(
         view: &dyn View,
         member_of: impl Fn(NodeId) -> Option<(MemberState, bool)>,
-        is_here: impl Fn(NodeId) -> bool,
-        copies_of: impl Fn(NodeId, u64, bool) -> Copies,
+        seen: impl Fn(NodeId, u64, bool) -> Seen,
     ) -> Result<Self, ViewError> {
         let present = catalog::layout(view)?;
         let holders: BTreeSet<NodeId> = present.nodes().into_iter().collect();
@@ -149,13 +186,12 @@ impl Situation {
             }
             let store = Store {
                 leaving_since_ms,
-                here: is_here(row.id),
-                copies: copies_of(row.id, present.epoch(), announced),
+                seen: seen(row.id, present.epoch(), announced),
                 candidate: Candidate { id: row.id, zone: row.zone, weight: row.capacity_bytes },
             };
             stores.insert(row.id, store);
         }
-        Ok(Self { present, stores })
+        Ok(Self { present, earlier: catalog::earlier_holders(view)?, stores })
     }
 
     fn holds(&self, node: NodeId) -> bool {
@@ -166,28 +202,65 @@ impl Situation {
         self.present.nodes().into_iter().map(|node| (node, self.stores.get(&node)))
     }
 
-    /// Whether the layout names a node that has left the cluster.
-    fn lost_a_holder(&self) -> bool {
-        self.holders().any(|(_, store)| store.is_none())
+    /// The holders whose copies are given up for lost: those that have left the cluster, and those that are replaced.
+    fn lost_holders(&self) -> BTreeSet<NodeId> {
+        let removed = self.holders().filter(|(_, store)| store.is_none()).map(|(node, _)| node);
+        removed.chain(self.replaced()).collect()
     }
 
     /// Those that are to stay and are here, or were.
     fn staying(&self) -> impl Iterator<Item = &Store> {
         self.stores.values().filter(|store| {
-            store.leaving_since_ms.is_none() && (store.here || self.holds(store.candidate.id))
+            store.leaving_since_ms.is_none() && (store.seen.here || self.holds(store.candidate.id))
         })
+    }
+
+    /// The dead holders, none when so many are silent that it may be this node that hears nothing, or when too few would
+    /// remain.
+    fn replaced(&self) -> BTreeSet<NodeId> {
+        let silent = |(_, store): &(NodeId, Option<&Store>)| {
+            store.is_some_and(|store| store.seen.copies == Copies::Away)
+        };
+        let (holders, silent) = (self.holders().count(), self.holders().filter(silent).count());
+        if silent * SILENT_PART > holders || self.remaining() < self.present.copies() {
+            return BTreeSet::new();
+        }
+        let dead = self.staying().filter(|store| store.seen.dead);
+        dead.map(|store| store.candidate.id).collect()
+    }
+
+    /// Who is to be in the next layout.
+    fn candidates(&self) -> Vec<Candidate> {
+        let replaced = self.replaced();
+        let staying = self.staying().filter(|store| !replaced.contains(&store.candidate.id));
+        staying.chain(self.kept()).map(|store| store.candidate.clone()).collect()
+    }
+
+    /// About how many bytes of blocks there are, each counted once.
+    fn bytes(&self) -> u64 {
+        let copies = u64::try_from(self.present.copies().max(1)).unwrap_or(1);
+        self.stores.values().map(|store| store.seen.bytes).sum::<u64>() / copies
+    }
+
+    /// The next layout on the way to this one.
+    fn step_to(&self, target: &Layout, limit: usize) -> Layout {
+        let lost = self.lost_holders();
+        placement::step(&self.present, target, limit, |node| lost.contains(&node))
     }
 
     /// Whether a node was admitted that should hold blocks and has not come yet.
     fn awaits_somebody(&self) -> bool {
         self.stores.values().any(|store| {
-            store.leaving_since_ms.is_none() && !store.here && !self.holds(store.candidate.id)
+            store.leaving_since_ms.is_none()
+                && !store.seen.here
+                && !store.seen.dead
+                && !self.holds(store.candidate.id)
         })
     }
 
     /// How many nodes that hold blocks would remain without those that are to leave.
     fn remaining(&self) -> usize {
-        self.staying().filter(|store| store.copies != Copies::Away).count()
+        self.staying().filter(|store| store.seen.copies != Copies::Away).count()
     }
 
     /// Those that are to leave and cannot yet, because too few would remain.
@@ -199,7 +272,7 @@ impl Situation {
             .filter(|store| store.leaving_since_ms.is_some() && store.candidate.weight > 0)
             .collect();
         leaving.sort_by_key(|store| {
-            (store.copies == Copies::Away, Reverse(store.leaving_since_ms), store.candidate.id)
+            (store.seen.copies == Copies::Away, Reverse(store.leaving_since_ms), store.candidate.id)
         });
         leaving.truncate(lacking);
         leaving
@@ -218,7 +291,7 @@ impl Situation {
 
     /// A holder that does not have all it should have, and might soon.
     fn incomplete(&self) -> Option<String> {
-        self.holders().find_map(|(node, store)| match store.map(|store| store.copies) {
+        self.holders().find_map(|(node, store)| match store.map(|store| store.seen.copies) {
             None | Some(Copies::Whole { .. } | Copies::Away) => None,
             Some(copies @ (Copies::Lacks(_) | Copies::Unknown)) => {
                 copies.trouble().map(|trouble| format!("node {node} {trouble}"))
@@ -239,20 +312,19 @@ enum Next {
 
 /// Decides on the next layout. `waited`: for how long somebody has been waited for.
 fn next(situation: &Situation, wanted: &mut Wanted, waited: Duration) -> Next {
-    let candidates: Vec<Candidate> =
-        situation.staying().chain(situation.kept()).map(|store| store.candidate.clone()).collect();
-    let Some(layout) = wanted.after(&situation.present, candidates) else {
+    let candidates = situation.candidates();
+    let Some(target) = wanted.after(&situation.present, &situation.earlier, candidates) else {
         return Next::Nothing;
     };
-    if situation.lost_a_holder() {
-        return Next::Take(layout);
+    if !situation.lost_holders().is_empty() {
+        return Next::Take(situation.step_to(&target, 0));
     }
     if situation.awaits_somebody() && waited < PATIENCE {
         return Next::Wait("a node was admitted and has not been heard of".to_owned());
     }
     match situation.incomplete() {
         Some(trouble) => Next::Wait(trouble),
-        None => Next::Take(layout),
+        None => Next::Take(situation.step_to(&target, placement::step_limit(situation.bytes()))),
     }
 }
 
@@ -266,13 +338,18 @@ struct Wanted {
 
 impl Wanted {
     /// The layout that should follow `present`. Nothing when the present one will do.
-    fn after(&mut self, present: &Layout, candidates: Vec<Candidate>) -> Option<Layout> {
+    fn after(
+        &mut self,
+        present: &Layout,
+        earlier: &Earlier,
+        candidates: Vec<Candidate>,
+    ) -> Option<Layout> {
         if candidates.is_empty() {
             return None;
         }
         if self.candidates != candidates || self.after != *present {
             let first = present.epoch() == 0;
-            let layout = placement::compute(&candidates, (!first).then_some(present));
+            let layout = placement::compute_near(&candidates, (!first).then_some(present), earlier);
             let moves = placement::movement(present, &layout) != placement::Movement::default();
             self.layout = (first || moves).then_some(layout);
             self.after = present.clone();

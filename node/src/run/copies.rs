@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use cluster::catalog;
 use cluster::ids::NodeId;
+use cluster::placement::GroupStates;
 use gateway::backend::NodeStatus;
 
 use super::Member;
@@ -57,6 +59,18 @@ impl Copies {
 }
 
 impl Member {
+    /// How the placement groups are, as far as this node knows: by what all that it hears of say of themselves.
+    #[must_use]
+    pub fn group_states(&self) -> GroupStates {
+        let nodes = catalog::nodes(self.consensus().catalog().as_ref()).unwrap_or_default();
+        let said = nodes.iter().filter_map(|row| match row.id == self.id() {
+            true => Some(self.stats()),
+            false => self.observer().observe(row.id).said,
+        });
+        let said: Vec<Stats> = said.collect();
+        GroupStates::of(said.iter().map(|said| (&said.lacking_groups, &said.surplus_groups)))
+    }
+
     /// What this node knows of the share of `node` in the layout of this epoch.
     pub(super) fn copies_of(&self, node: NodeId, layout_epoch: u64, announced: bool) -> Copies {
         if node == self.id() {

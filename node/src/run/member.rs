@@ -28,6 +28,7 @@ use super::{
 use crate::authority::{Authority, SigningRequest};
 use crate::ballast::{Ballast, BallastState};
 use crate::config::Config;
+use crate::content::release::{Confirming, Moments, Release, ReleaseParts};
 use crate::content::{Content, ContentParts, ContentSettings, ScrubSettings};
 use crate::files;
 use crate::identity::Identity;
@@ -70,6 +71,7 @@ pub struct Member {
     consensus: Consensus,
     store: Arc<dyn BlockStore>,
     content: Content,
+    release: Release,
     observer: Arc<Observer>,
     duties: Arc<Duties>,
     /// Of the copies of all blocks.
@@ -120,6 +122,14 @@ impl Member {
                 .context("start consensus")?;
         let store = open_store(daemon).await;
         let (seen, beside) = (observer.clone(), ballast.clone());
+        let up = observer.clone();
+        let release = Release::new(ReleaseParts {
+            node: local.node_id,
+            store: store.clone(),
+            client: BlocksClient::new(peers.clone()),
+            moments: moments(&consensus),
+            outlook: Arc::new(move |node| up.standing(node)),
+        });
         let content = Content::new(ContentParts {
             node: local.node_id,
             store: store.clone(),
@@ -142,6 +152,7 @@ impl Member {
             consensus,
             store,
             content,
+            release,
             observer,
             duties: Arc::default(),
             last_count: LastCount::default(),
@@ -186,6 +197,11 @@ impl Member {
     }
 
     #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+
+    #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
     }
@@ -194,6 +210,7 @@ impl Member {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let content = self.content.observe();
+        let release = self.release.observe();
         Stats {
             applied_index: *self.consensus.applied().borrow(),
             blocks: content.blocks,
@@ -215,6 +232,10 @@ impl Member {
             uploads: self.uploads.count(),
             scrub: self.content.scrub_stats(),
             ballast_released: self.ballast.state() == BallastState::Released,
+            surplus_blocks: release.surplus_blocks,
+            surplus_bytes: release.surplus_bytes,
+            lacking_groups: content.lacking_groups,
+            surplus_groups: release.surplus_groups,
         }
     }
 
@@ -325,7 +346,13 @@ impl Member {
         let services = &daemon.services;
         services.join.provide(JoinService::server(self.clone(), daemon.rpc_addr()));
         services.raft.provide(self.consensus.service());
-        services.blocks.provide(blocks::service(self.local(), self.store.clone()));
+        let confirming = Arc::new(Confirming::new(
+            self.id(),
+            self.store.clone(),
+            moments(&self.consensus),
+            self.consensus.applied(),
+        ));
+        services.blocks.provide(blocks::service(self.local(), self.store.clone(), confirming));
         services.cluster.provide(ClusterService::server(daemon.incarnation(), self.clone()));
     }
 
@@ -389,6 +416,10 @@ impl Member {
                     forget_after: config.forget_after,
                 };
                 tokio::spawn(garbage::run(self.clone(), backend.clone(), patience, stop()))
+            }),
+            ("release", {
+                let (release, stop) = (self.release.clone(), stop());
+                tokio::spawn(async move { release.run(stop).await })
             }),
             ("uploads", {
                 let lost_after = config.upload_lost_after;
@@ -509,6 +540,15 @@ impl Member {
         }
         reasons
     }
+}
+
+/// How the catalog is read together with its place in the log.
+fn moments(consensus: &Consensus) -> Arc<Moments> {
+    let consensus = consensus.clone();
+    Arc::new(move || match consensus.moment() {
+        Ok((view, applied)) => Ok((Box::new(view), applied)),
+        Err(error) => Err(ViewError { table: "all", reason: error.to_string() }),
+    })
 }
 
 /// The block store, or one that says why it cannot be used: without its blocks a node still votes, and serves what others

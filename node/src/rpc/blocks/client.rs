@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use cluster::command::BlockRef;
 use cluster::ids::{BlockHash, NodeId};
+use cluster::placement::release::Moment;
 use proto::blocks::blocks_client;
-use proto::blocks::{GetRequest, HasRequest, PutRequest};
+use proto::blocks::{ConfirmRequest, GetRequest, HasRequest, PutRequest};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -12,7 +13,7 @@ use super::BLOCK_BYTES_HEADER;
 use crate::rpc::MESSAGE_BYTES_MAX;
 use crate::rpc::peers::{Peers, Purpose};
 
-/// What `Has` asks for and answers is small; this is what it counts in the receiver's budget.
+/// What `Has` and `Confirm` ask for and answer is small; this is what it counts in the receiver's budget.
 const HAS_COST_BYTES: usize = 256 << 10;
 
 /// Calls to the block stores of all other nodes. A call ends when its future is dropped; deadlines are the caller's.
@@ -84,6 +85,31 @@ impl BlocksClient {
             return Err(Status::internal("as many answers as questions were expected"));
         }
         Ok(present)
+    }
+
+    /// Which of these, at most [`super::CONFIRM_MAX`], `node` holds by its own layout, once it has applied what this node had
+    /// at the moment `asked`.
+    ///
+    /// # Errors
+    /// Those of the service; `UNAVAILABLE` when the node cannot be reached.
+    pub async fn confirm(
+        &self,
+        node: NodeId,
+        hashes: &[BlockHash],
+        asked: Moment,
+    ) -> Result<Vec<bool>, Status> {
+        let message = ConfirmRequest {
+            envelope: Some(self.peers.local().envelope_to(node)),
+            hashes: hashes.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect(),
+            layout_epoch: asked.epoch,
+            applied_index: asked.applied,
+        };
+        let reply = self.client(node)?.confirm(announcing(message, HAS_COST_BYTES)).await?;
+        let confirmed = reply.into_inner().confirmed;
+        if confirmed.len() != hashes.len() {
+            return Err(Status::internal("as many answers as questions were expected"));
+        }
+        Ok(confirmed)
     }
 
     fn client(&self, node: NodeId) -> Result<blocks_client::BlocksClient<Channel>, Status> {

@@ -1,7 +1,7 @@
 //! Who is in the next layout, and when there is one.
 
 use cluster::placement::check;
-use cluster::tables::nodes::{LAYOUT, NODES, NodeRow};
+use cluster::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES, NodeRow};
 use cluster::view::{MemoryView, Transaction};
 
 use super::*;
@@ -15,7 +15,11 @@ struct World {
     states: BTreeMap<u64, MemberState>,
     absent: BTreeSet<u64>,
     copies: BTreeMap<u64, Copies>,
+    dead: BTreeSet<u64>,
+    /// Of blocks, on each node.
+    bytes: u64,
     present: Layout,
+    earlier: Earlier,
 }
 
 impl World {
@@ -64,15 +68,20 @@ impl World {
             NODES.put(&mut tx, &row.id, row);
         }
         LAYOUT.put(&mut tx, &(), &self.present);
+        EARLIER.put(&mut tx, &EARLIER_KEY, &self.earlier);
         let batch = tx.into_batch();
         view.write(batch);
         let state = |node: NodeId| {
             let state = self.states.get(&node.0).copied().unwrap_or(MemberState::Member);
             state.is_living().then_some((state, false))
         };
-        let copies =
-            |node: NodeId, _: u64, _: bool| self.copies.get(&node.0).copied().unwrap_or(WHOLE);
-        Situation::of(&view, state, |node| !self.absent.contains(&node.0), copies).unwrap()
+        let seen = |node: NodeId, _: u64, _: bool| Seen {
+            here: !self.absent.contains(&node.0),
+            copies: self.copies.get(&node.0).copied().unwrap_or(WHOLE),
+            dead: self.dead.contains(&node.0),
+            bytes: self.bytes,
+        };
+        Situation::of(&view, state, seen).unwrap()
     }
 
     fn next_after(&self, waited: Duration) -> Next {
@@ -89,6 +98,7 @@ impl World {
             panic!("no layout: {:?}", self.next());
         };
         assert_eq!(layout.epoch(), self.present.epoch() + 1);
+        self.earlier = self.earlier.after(&self.present, &layout, |_| true);
         self.present = layout;
         self.present.nodes().iter().map(|id| id.0).collect()
     }
@@ -239,4 +249,133 @@ fn whatever_the_nodes_are_one_layout_is_enough() {
             assert_eq!(world.next(), Next::Nothing, "{:?}", world.rows);
         }
     }
+}
+
+impl World {
+    /// The node is silent, for long.
+    fn die(&mut self, id: u64) {
+        self.copies.insert(id, Copies::Away);
+        self.absent.insert(id);
+        self.dead.insert(id);
+    }
+
+    fn revive(&mut self, id: u64) {
+        self.copies.remove(&id);
+        self.absent.remove(&id);
+        self.dead.remove(&id);
+    }
+}
+
+#[test]
+fn what_moves_by_choice_moves_in_steps() {
+    let mut world = World::settled(1..=4);
+    world.bytes = 12 << 30; // 16 GiB in all, 64 groups to a step.
+    world.add(5);
+    let before = world.present.clone();
+    world.take();
+    let moved = placement::movement(&before, &world.present).copied;
+    assert!((1..=64).contains(&moved), "{moved}");
+    // The next one when their copies are there.
+    world.copies.insert(5, Copies::Lacks(7));
+    assert!(matches!(world.next(), Next::Wait(_)));
+    world.copies.clear();
+    let mut steps = 1;
+    while let Next::Take(_) = world.next() {
+        world.take();
+        steps += 1;
+    }
+    let total = placement::movement(&before, &world.present).copied;
+    assert!(steps >= 9 && (590..=620).contains(&total), "{steps} steps, {total} copies");
+    // Called off half way, only what was moved moves back.
+    let full = world.present.clone();
+    world.drain(2, 9);
+    for _ in 0..3 {
+        world.take();
+    }
+    let away = placement::movement(&full, &world.present).copied;
+    let half_way = world.present.clone();
+    world.states.clear();
+    while let Next::Take(_) = world.next() {
+        world.take();
+    }
+    let back = placement::movement(&half_way, &world.present).copied;
+    assert!(back <= away, "{away} away, {back} back");
+}
+
+#[test]
+fn a_dead_node_is_replaced_and_gets_its_groups_back() {
+    let mut world = World::settled(1..=5);
+    world.bytes = 12 << 30;
+    let before = world.present.clone();
+    world.copies.insert(3, Copies::Away);
+    assert_eq!(world.next(), Next::Nothing, "it is only down");
+    world.die(3);
+    // At once and as a whole, whatever the others lack.
+    world.copies.insert(1, Copies::Lacks(5));
+    assert_eq!(world.take(), [1, 2, 4, 5]);
+    world.copies.remove(&1);
+    while let Next::Take(_) = world.next() {
+        world.take();
+    }
+    world.revive(3);
+    while let Next::Take(_) = world.next() {
+        world.take();
+    }
+    let had = |layout: &Layout, group| layout.holders_of_group(group).contains(&NodeId(3));
+    let groups = (0..placement::GROUPS).filter(|group| had(&world.present, *group));
+    let again = groups.clone().filter(|group| had(&before, *group)).count();
+    assert!(groups.clone().count() > 590 && again * 100 >= groups.count() * 98, "{again}");
+}
+
+#[test]
+fn nobody_is_replaced_when_many_are_silent_or_few_remain() {
+    let mut world = World::settled(1..=5);
+    world.die(3);
+    world.copies.insert(4, Copies::Away);
+    assert_eq!(world.next(), Next::Nothing, "two of five");
+    world.copies.remove(&4);
+    assert!(matches!(world.next(), Next::Take(_)));
+
+    let mut three = World::settled(1..=3);
+    three.die(2);
+    assert_eq!(three.next(), Next::Nothing, "two would remain");
+    three.add(4);
+    assert_eq!(three.take(), [1, 3, 4]);
+    // It is dead still, and nobody waits for it.
+    assert_eq!(three.next(), Next::Nothing);
+}
+
+#[test]
+fn a_plan_says_what_a_change_would_move() {
+    let mut world = World::settled(1..=4);
+    world.bytes = 96 << 30; // 128 GiB in all, 128 MiB in a group.
+    let now = plan(&world.situation(), &Change::default(), 64 << 20).unwrap();
+    assert_eq!((now.copies, now.bytes, now.steps, now.time), (0, 0, 0, Duration::ZERO));
+    assert_eq!(now.nodes.len(), 4);
+
+    let add = Change { add: vec![("zone-9".to_owned(), 1 << 30)], ..Change::default() };
+    let more = plan(&world.situation(), &add, 64 << 20).unwrap();
+    let new = more.nodes.last().unwrap();
+    assert!(new.new && new.id == NodeId(5) && new.gained == new.groups_after);
+    assert!((590..=620).contains(&more.copies), "{}", more.copies);
+    assert_eq!(more.bytes, u64::from(more.copies) * (128 << 20));
+    assert_eq!(more.time.as_secs(), u64::from(new.gained) * 2);
+    assert!(more.steps >= more.copies / 8, "{}", more.steps);
+    // They offer a GiB each.
+    assert!(more.warnings.iter().any(|warning| warning.contains("node 5 would have to hold")));
+
+    let fewer = Change { drain: vec![NodeId(1)], remove: vec![NodeId(2)], ..Change::default() };
+    let fewer = plan(&world.situation(), &fewer, 64 << 20).unwrap();
+    assert!(fewer.warnings[0].contains("only 2 nodes"), "{:?}", fewer.warnings);
+    assert_eq!(fewer.nodes[0].groups_after, 0);
+    let strange = Change { drain: vec![NodeId(9)], ..Change::default() };
+    assert!(plan(&world.situation(), &strange, 1).unwrap_err().contains("no node 9"));
+    let all = Change { drain: (1..=4).map(NodeId).collect(), ..Change::default() };
+    assert!(plan(&world.situation(), &all, 1).is_err());
+
+    // What is due already, and why it does not begin.
+    world.add(5);
+    world.copies.insert(2, Copies::Lacks(3));
+    let due = plan(&world.situation(), &Change::default(), 64 << 20).unwrap();
+    assert!(due.copies > 500 && due.waiting_for.unwrap().contains("lacks 3 blocks"));
 }
