@@ -212,6 +212,10 @@ pub struct Cluster {
     pub under_replicated_blocks: u64,
     pub nodes: Vec<Node>,
     pub repair: Repair,
+    #[serde(default)]
+    pub groups: Groups,
+    #[serde(default)]
+    pub garbage: Garbage,
     pub jobs: Jobs,
     /// What is wrong and what to do about it, the worst first.
     #[serde(default)]
@@ -272,7 +276,7 @@ pub struct Node {
 }
 
 /// How the blocks of a node are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Store {
     /// Placement groups that the layout gives it, of 1024.
     pub groups: u32,
@@ -291,6 +295,55 @@ pub struct Store {
     pub disk_total_bytes: Option<u64>,
     /// Whether it takes no blocks at present.
     pub refuses_blocks: bool,
+    /// Bytes that its file system has allocated for blocks.
+    #[serde(default)]
+    pub allocated_bytes: u64,
+    /// Copies that belong on other nodes by now and wait for these; null while that is not known.
+    #[serde(default)]
+    pub surplus_blocks: Option<u64>,
+    #[serde(default)]
+    pub surplus_bytes: u64,
+    /// Blocks that nobody needs any more and that it has yet to look at.
+    #[serde(default)]
+    pub backlog_blocks: u64,
+    #[serde(default)]
+    pub scrub: Option<Scrub>,
+}
+
+/// How a node reads all its blocks again to check them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Scrub {
+    pub running: bool,
+    /// Of the present cycle: 0 to 1.
+    pub progress: f64,
+    pub bytes_per_second: u64,
+    pub eta_seconds: Option<u64>,
+    /// Since the last full cycle ended; null before the first.
+    pub age_seconds: Option<u64>,
+    /// Copies that were found damaged in the present cycle, or in the last one.
+    pub damaged_blocks: u64,
+}
+
+/// How the 1024 placement groups are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Groups {
+    /// Their holders have everything, and nobody else has anything.
+    pub settled: u32,
+    /// Some holder lacks copies.
+    pub moving: u32,
+    /// All holders have everything, and somebody has copies that are not needed any more.
+    pub releasing: u32,
+}
+
+/// What is left of deleted videos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Garbage {
+    /// Blocks that wait until they may be deleted, each once; counted up to a bound.
+    pub waiting_blocks: u64,
+    /// Bytes in these.
+    pub waiting_bytes: u64,
+    /// Blocks that some node has yet to look at, added up over the nodes.
+    pub backlog_blocks: u64,
 }
 
 /// What a node that is being drained has yet to hand over.

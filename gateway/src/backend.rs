@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster::catalog::BlockSum;
 use cluster::command::{Action, BlockRef, PutBlock, Refusal, Reply};
 use cluster::ids::{BlockHash, NodeId};
+use cluster::placement::GroupStates;
 use cluster::tables::nodes::NodeRow;
 use cluster::view::View;
 use futures::future::BoxFuture;
@@ -87,6 +89,27 @@ pub struct StoreObservation {
     pub disk: Option<(u64, u64)>,
     /// Whether it takes no blocks at present.
     pub refuses_blocks: bool,
+    /// Bytes that its file system has allocated for blocks.
+    pub allocated_bytes: u64,
+    /// Copies that belong on other nodes by now, and their bytes; nothing while that is not known.
+    pub surplus: Option<BlockSum>,
+    /// Blocks that were given up in the log and that it has yet to look at.
+    pub backlog: BlockSum,
+    pub scrub: Option<ScrubObservation>,
+}
+
+/// How a node reads all its blocks again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubObservation {
+    pub running: bool,
+    /// How much of the present cycle is done, in millionths.
+    pub progress_millionths: u32,
+    pub bytes_per_second: u64,
+    pub eta_seconds: Option<u64>,
+    /// Since the last cycle ended that came to its end; nothing before the first.
+    pub age: Option<Duration>,
+    /// Copies that were found damaged in the present cycle, or in the last one while there is none.
+    pub damaged_blocks: u64,
 }
 
 /// What a node that is being drained has yet to hand over.
@@ -183,6 +206,10 @@ pub struct ClusterObservation {
     pub under_replicated_blocks: u64,
     pub nodes: Vec<NodeObservation>,
     pub repair: RepairObservation,
+    /// How the placement groups are.
+    pub groups: GroupStates,
+    /// Blocks that nobody names any more and that have not been given up yet.
+    pub waiting_garbage: BlockSum,
     /// Who paused repair.
     pub repair_paused_by: Option<String>,
     /// The last count of all copies, as far as this node has heard of one.

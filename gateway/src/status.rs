@@ -64,6 +64,8 @@ pub(crate) async fn site(State(gateway): State<Shared>) -> Json<api::Site> {
 pub(crate) async fn cluster(State(gateway): State<Shared>, _: Fresh) -> Result<Response, ApiError> {
     let seen = gateway.backend.observe();
     let jobs = catalog::jobs(&*gateway.backend.catalog())?;
+    let backlogs = seen.nodes.iter().filter_map(|node| node.store.as_ref());
+    let backlog_blocks = backlogs.map(|store| store.backlog.blocks).sum();
     let cluster = api::Cluster {
         cluster_id: if seen.cluster_id == [0; 16] {
             String::new()
@@ -84,6 +86,16 @@ pub(crate) async fn cluster(State(gateway): State<Shared>, _: Fresh) -> Result<R
             waiting_for: seen.repair.waiting_for,
             paused_by: seen.repair_paused_by,
             counted: seen.counted.map(counted),
+        },
+        groups: api::Groups {
+            settled: seen.groups.settled,
+            moving: seen.groups.moving,
+            releasing: seen.groups.releasing,
+        },
+        garbage: api::Garbage {
+            waiting_blocks: seen.waiting_garbage.blocks,
+            waiting_bytes: seen.waiting_garbage.bytes,
+            backlog_blocks,
         },
         jobs: api::Jobs { queued: jobs.queued, running: jobs.running },
         findings: seen.findings.into_iter().map(finding).collect(),
@@ -114,6 +126,18 @@ fn store(seen: StoreObservation) -> api::Store {
         disk_free_bytes: seen.disk.map(|(free, _)| free),
         disk_total_bytes: seen.disk.map(|(_, total)| total),
         refuses_blocks: seen.refuses_blocks,
+        allocated_bytes: seen.allocated_bytes,
+        surplus_blocks: seen.surplus.map(|surplus| surplus.blocks),
+        surplus_bytes: seen.surplus.map_or(0, |surplus| surplus.bytes),
+        backlog_blocks: seen.backlog.blocks,
+        scrub: seen.scrub.map(|scrub| api::Scrub {
+            running: scrub.running,
+            progress: f64::from(scrub.progress_millionths) / 1e6,
+            bytes_per_second: scrub.bytes_per_second,
+            eta_seconds: scrub.eta_seconds,
+            age_seconds: scrub.age.map(|age| age.as_secs()),
+            damaged_blocks: scrub.damaged_blocks,
+        }),
     }
 }
 

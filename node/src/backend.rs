@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::catalog;
+use cluster::catalog::{self, BlockSum};
 use cluster::command::{Action, BlockRef, PutBlock};
 use cluster::ids::NodeId;
-use cluster::placement::Layout;
+use cluster::placement::{GroupStates, Layout};
 use cluster::tables::members::{MemberRow, MemberState};
 use cluster::tables::nodes::{NodeRow, Role};
 use cluster::tables::system::SystemRow;
@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gateway::backend::{
     Applied, Backend, ClusterObservation, CopyCount, DrainObservation, NodeObservation, NodeStatus,
-    RepairObservation, StoreObservation, Unavailable,
+    RepairObservation, ScrubObservation, StoreObservation, Unavailable,
 };
 use gateway::upload::UploadsUnderWay;
 use tokio::sync::watch;
@@ -136,6 +136,8 @@ impl Backend for NodeBackend {
                 under_replicated_blocks: 0,
                 nodes: Vec::new(),
                 repair: RepairObservation::default(),
+                groups: GroupStates::default(),
+                waiting_garbage: BlockSum::default(),
                 repair_paused_by: None,
                 counted: None,
                 findings: Vec::new(),
@@ -287,7 +289,7 @@ fn observe(member: &Member) -> ClusterObservation {
         let groups = loads.get(&row.id).copied().unwrap_or_default();
         nodes.push(NodeObservation {
             voter,
-            store: heard.then(|| store(groups, &said)),
+            store: heard.then(|| store(groups, &said, now_ms)),
             drain: drain.map(told),
             node: row,
             status,
@@ -315,6 +317,8 @@ fn observe(member: &Member) -> ClusterObservation {
         under_replicated_blocks,
         nodes,
         repair: repair(&shares, &troubles),
+        groups: member.group_states(),
+        waiting_garbage: member.content().observe_collection().waiting,
         repair_paused_by: system.repair_paused.map(|pause| pause.actor),
         // There may be old ones of nodes that led before.
         counted: counted.into_iter().min_by_key(|count: &CopyCount| count.age),
@@ -323,7 +327,7 @@ fn observe(member: &Member) -> ClusterObservation {
 }
 
 /// What a node says of its blocks.
-fn store(groups: u32, said: &Stats) -> StoreObservation {
+fn store(groups: u32, said: &Stats, now_ms: u64) -> StoreObservation {
     StoreObservation {
         groups,
         missing_blocks: said.missing_blocks,
@@ -336,6 +340,20 @@ fn store(groups: u32, said: &Stats) -> StoreObservation {
         },
         disk: said.disk.map(|disk| (disk.free_bytes, disk.total_bytes)),
         refuses_blocks: said.refuses_blocks,
+        allocated_bytes: said.allocated_bytes,
+        surplus: said.surplus_blocks.map(|blocks| BlockSum { blocks, bytes: said.surplus_bytes }),
+        backlog: said.backlog,
+        scrub: said.scrub.as_ref().map(|scrub| ScrubObservation {
+            running: scrub.began_ms.is_some(),
+            progress_millionths: scrub.progress_millionths,
+            bytes_per_second: scrub.bytes_per_second,
+            eta_seconds: scrub.eta_seconds,
+            age: scrub.last.map(|last| Duration::from_millis(now_ms.saturating_sub(last.ended_ms))),
+            damaged_blocks: match (scrub.began_ms, scrub.last) {
+                (None, Some(last)) => last.checked.damaged_blocks,
+                (Some(_), _) | (None, None) => scrub.checked.damaged_blocks,
+            },
+        }),
     }
 }
 

@@ -128,6 +128,10 @@ pub struct ContentObservation {
     pub bytes: u64,
     /// Blocks on this node's disk that proved damaged and have not been replaced yet.
     pub quarantined_blocks: u64,
+    /// Bytes that the file system has allocated for blocks, good, damaged and just deleted.
+    pub allocated_bytes: u64,
+    /// Whether the space of a deleted block comes back only with that of its neighbours.
+    pub frees_whole_volumes_only: bool,
     /// Blocks that this node should hold and does not, as of its last comparison. `None` before the first one has ended.
     pub missing_blocks: Option<u64>,
     /// The placement groups of those, as far as they are known by name.
@@ -293,6 +297,8 @@ impl Content {
             blocks: stats.blocks,
             bytes: stats.bytes,
             quarantined_blocks: stats.quarantined,
+            allocated_bytes: stats.allocated_bytes,
+            frees_whole_volumes_only: stats.frees_whole_volumes_only,
             missing_blocks: counted.map(|(blocks, _)| blocks),
             lacking_groups: inner.missing.groups(),
             compared_by: counted.map(|(_, by)| by).unwrap_or_default(),

@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use cluster::catalog::BlockSum;
 use cluster::ids::NodeId;
 use cluster::placement::GroupSet;
 use gateway::backend::{CopyCount, NodeStatus};
@@ -89,6 +90,12 @@ pub struct Stats {
     pub ballast_released: bool,
     /// Nothing before it has begun to look after its blocks.
     pub scrub: Option<ScrubStats>,
+    /// Bytes that its file system has allocated for blocks, good, damaged and just deleted.
+    pub allocated_bytes: u64,
+    /// Whether the space of a deleted block comes back only with that of its neighbours.
+    pub frees_whole_volumes_only: bool,
+    /// Blocks that were given up in the log and that it has yet to look at.
+    pub backlog: BlockSum,
     /// Copies that belong on other nodes by now. `None` when it has not looked since the layout changed.
     pub surplus_blocks: Option<u64>,
     /// Bytes in these.
@@ -135,6 +142,9 @@ impl From<PingReply> for Stats {
             },
             ballast_released: reply.ballast_released,
             scrub: reply.scrub.map(scrub::received),
+            allocated_bytes: reply.allocated_bytes,
+            frees_whole_volumes_only: reply.frees_whole_volumes_only,
+            backlog: BlockSum { blocks: reply.backlog_blocks, bytes: reply.backlog_bytes },
             surplus_blocks: reply.surplus_known.then_some(reply.surplus_blocks),
             surplus_bytes: reply.surplus_bytes,
             lacking_groups: GroupSet::from_bytes(&reply.lacking_groups),

@@ -86,6 +86,8 @@ async fn the_cluster_has_all_fields_of_the_contract() {
                     "seconds_ago": 0, "layout_epoch": 0, "blocks": 0, "copies": 12, "lacking": 2, "unknown": 0,
                 },
             },
+            "groups": {"settled": 1000, "moving": 20, "releasing": 4},
+            "garbage": {"waiting_blocks": 3, "waiting_bytes": 30, "backlog_blocks": 0},
             "jobs": {"queued": 1, "running": 0},
             "findings": [{
                 "severity": "warning", "code": "disk_low", "node": 7, "summary": "the disk is almost full",

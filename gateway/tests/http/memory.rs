@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::apply::apply;
+use cluster::catalog::BlockSum;
 use cluster::command::{Action, BlockRef, Command, PutBlock, Reply};
 use cluster::ids::{BlockHash, ClientId, NodeId};
+use cluster::placement::GroupStates;
 use cluster::tables::nodes::{NodeRow, Role};
 use cluster::view::{MemoryView, Transaction, View};
 use futures::FutureExt;
@@ -268,6 +270,8 @@ impl Backend for Memory {
                 store: Some(StoreObservation { groups: 7, ..StoreObservation::default() }),
             }],
             repair: RepairObservation { queued_blocks: 6, ..RepairObservation::default() },
+            groups: GroupStates { settled: 1000, moving: 20, releasing: 4 },
+            waiting_garbage: BlockSum { blocks: 3, bytes: 30 },
             repair_paused_by: None,
             counted: Some(CopyCount { copies: 12, lacking: 2, ..CopyCount::default() }),
             findings: vec![Finding {

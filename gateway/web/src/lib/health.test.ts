@@ -1,6 +1,17 @@
 import { describe, expect, it } from 'vitest';
-import { diskUse, drainItems, findings, headline, isLeader, lag, repairRemark } from './health';
-import type { Cluster, ClusterNode, Drain } from './types';
+import {
+  countedRemark,
+  diskUse,
+  drainItems,
+  findings,
+  headline,
+  isLeader,
+  lacksRemark,
+  lag,
+  repairRemark,
+  scrubRemark,
+} from './health';
+import type { Cluster, ClusterNode, Drain, Scrub, Store } from './types';
 
 const node = (id: number, extra: Partial<ClusterNode> = {}) =>
   ({
@@ -167,5 +178,45 @@ describe('facts of a node', () => {
   it('does not guess a capacity', () => {
     expect(diskUse(node(1, { capacity_bytes: null }))).toBeNull();
     expect(diskUse(node(1, { capacity_bytes: 0 }))).toBeNull();
+  });
+});
+
+describe('the store', () => {
+  const store = (extra: Partial<Store> = {}): Store => ({
+    groups: 1024,
+    missing_blocks: 0,
+    quarantined_blocks: 0,
+    repair_waiting_for: null,
+    refuses_blocks: false,
+    surplus_blocks: 0,
+    scrub: null,
+    ...extra,
+  });
+  const scrubbed = (scrub: Partial<Scrub>) =>
+    node(1, {
+      store: store({
+        scrub: { running: false, progress: 0, age_seconds: null, damaged_blocks: 0, ...scrub },
+      }),
+    });
+
+  it('says what the last count found', () => {
+    expect(countedRemark(null)).toEqual(['–', 'copies not counted yet']);
+    const counted = { seconds_ago: 90, copies: 12, lacking: 0, unknown: 0 };
+    expect(countedRemark(counted)[0]).toBe('12');
+    expect(countedRemark(counted)[1]).toMatch(/^copies, all found .+ ago$/);
+    expect(countedRemark({ ...counted, lacking: 2, unknown: 1 })[1]).toMatch(/^of 12 copies found/);
+    expect(countedRemark({ ...counted, seconds_ago: 0 })[1]).toMatch(/just now$/);
+  });
+
+  it('is as old as its oldest scrub', () => {
+    expect(scrubRemark([node(1)])[0]).toBe('–');
+    expect(scrubRemark([scrubbed({ age_seconds: 5 }), scrubbed({})])[0]).toBe('not yet');
+    const [, remark] = scrubRemark([scrubbed({ running: true, progress: 0.5, damaged_blocks: 2 })]);
+    expect(remark).toBe('reading all blocks, 50 %; 2 were bad');
+  });
+
+  it('does not guess what a node lacks', () => {
+    expect(lacksRemark(store({ missing_blocks: null }))).toBe('?');
+    expect(lacksRemark(store({ missing_blocks: 3, quarantined_blocks: 1 }))).toBe('3, 1 bad');
   });
 });

@@ -2,7 +2,16 @@
  * The state of the cluster in a few sentences, problems first. Pure.
  */
 import { count, plural, span } from './format';
-import type { Cluster, ClusterNode, Drain, NodeStatus, ServerFinding } from './types';
+import type {
+  Cluster,
+  ClusterNode,
+  CopyCount,
+  Drain,
+  NodeStatus,
+  Scrub,
+  ServerFinding,
+  Store,
+} from './types';
 
 export type Tone = 'good' | 'warn' | 'bad' | 'quiet';
 
@@ -155,10 +164,48 @@ function repairSentence(cluster: Cluster, eta: number | null): string {
 /** Beside the number of copies to make, while none is being made. */
 export function repairRemark(cluster: Cluster): string {
   const { queued_blocks: queued, waiting_for: waitingFor } = cluster.repair;
+  if (cluster.repair.paused_by) return `paused by ${cluster.repair.paused_by}`;
   if (waitingFor) return `waiting: ${waitingFor}`;
   if (queued === 0) return 'nothing to repair';
   const down = cluster.nodes.filter((node) => node.status === 'down');
   return down.length === 0 ? 'to be made shortly' : `when ${backAgain(down)}`;
+}
+
+/** What the last count of all copies came to: a figure and a remark. */
+export function countedRemark(counted: CopyCount | null | undefined): [figure: string, remark: string] {
+  if (!counted) return ['–', 'copies not counted yet'];
+  const found = counted.copies - counted.lacking - counted.unknown;
+  const when = counted.seconds_ago < 2 ? 'just now' : `${span(counted.seconds_ago)} ago`;
+  if (found === counted.copies) return [count(found), `copies, all found ${when}`];
+  return [count(found), `of ${count(counted.copies)} copies found ${when}`];
+}
+
+/** How long ago every node had read all its blocks, and what is going on: a figure and a remark. */
+export function scrubRemark(nodes: readonly ClusterNode[]): [figure: string, remark: string] {
+  const scrubs = nodes.flatMap((node) => node.store?.scrub ?? []);
+  if (scrubs.length === 0) return ['–', 'blocks not read yet'];
+  const damaged = scrubs.reduce((sum, scrub) => sum + scrub.damaged_blocks, 0);
+  const running = scrubs.filter((scrub) => scrub.running);
+  const ages = scrubs.map((scrub) => scrub.age_seconds);
+  const figure = ages.includes(null) ? 'not yet' : span(Math.max(...ages.map((age) => age ?? 0)));
+  const progress = running.length > 0 ? Math.min(...running.map((scrub) => scrub.progress)) : null;
+  const remark =
+    progress === null ? 'since all blocks were read' : `reading all blocks, ${Math.floor(progress * 100)} %`;
+  return [figure, damaged === 0 ? remark : `${remark}; ${count(damaged)} were bad`];
+}
+
+/** How far a node is with reading its blocks, or how long ago it was through. */
+export function scrubWord(scrub: Scrub | null): string {
+  if (scrub?.running) return `${Math.floor(scrub.progress * 100)} %`;
+  const age = scrub?.age_seconds ?? null;
+  return age === null ? 'not yet' : `${span(age)} ago`;
+}
+
+/** Whether a node has what it should: a few words. */
+export function lacksRemark(store: Store): string {
+  if (store.missing_blocks === null) return '?';
+  const damaged = store.quarantined_blocks > 0 ? `, ${count(store.quarantined_blocks)} bad` : '';
+  return `${count(store.missing_blocks)}${damaged}`;
 }
 
 function backAgain(down: readonly ClusterNode[]): string {

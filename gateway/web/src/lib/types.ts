@@ -94,6 +94,54 @@ export interface ClusterNode {
   last_seen_seconds: number | null;
   /** Only while it is being drained. */
   drain?: Drain;
+  /** Null while it has not said anything of its blocks. */
+  store?: Store | null;
+}
+
+/** How the blocks of a node are. */
+export interface Store {
+  /** Placement groups that the layout gives it. */
+  groups: number;
+  /** Blocks that it should hold and does not; null while that is not known. */
+  missing_blocks: number | null;
+  quarantined_blocks: number;
+  repair_waiting_for: string | null;
+  refuses_blocks: boolean;
+  /** Copies that belong on other nodes by now; null while that is not known. */
+  surplus_blocks: number | null;
+  scrub: Scrub | null;
+}
+
+/** How a node reads all its blocks again to check them. */
+export interface Scrub {
+  running: boolean;
+  /** Of the present cycle: 0 to 1. */
+  progress: number;
+  /** Since the last full cycle ended; null before the first. */
+  age_seconds: number | null;
+  damaged_blocks: number;
+}
+
+/** How the placement groups are. */
+export interface Groups {
+  settled: number;
+  moving: number;
+  releasing: number;
+}
+
+/** What is left of deleted videos. */
+export interface Garbage {
+  waiting_blocks: number;
+  waiting_bytes: number;
+  backlog_blocks: number;
+}
+
+/** A count of all copies, made by asking every node for every block that it should hold. */
+export interface CopyCount {
+  seconds_ago: number;
+  copies: number;
+  lacking: number;
+  unknown: number;
 }
 
 /** What a node that is being drained has yet to hand over. */
@@ -117,6 +165,10 @@ export interface Repair {
   bytes_per_second: number;
   eta_seconds: number | null;
   waiting_for: string | null;
+  /** Who paused it, if somebody did. */
+  paused_by?: string | null;
+  /** Null before the first count. */
+  counted?: CopyCount | null;
 }
 
 export interface Jobs {
@@ -135,6 +187,8 @@ export interface Cluster {
   under_replicated_blocks: number;
   nodes: ClusterNode[];
   repair: Repair;
+  groups?: Groups;
+  garbage?: Garbage;
   jobs: Jobs;
   /** What is wrong and what to do, the worst first. */
   findings?: ServerFinding[];

@@ -1,5 +1,7 @@
 //! The cluster on a terminal: problems first, then what there is.
 
+use std::time::Duration;
+
 use gateway::api::{self, Finding, Severity};
 
 use super::super::output;
@@ -41,9 +43,57 @@ pub(super) fn page(cluster: &api::Cluster) -> String {
         cluster.repair.queued_blocks,
         output::bytes(cluster.repair.bytes_per_second)
     ));
+    lines.push(format!(
+        "groups   {} settled, {} moving, {} releasing",
+        cluster.groups.settled, cluster.groups.moving, cluster.groups.releasing
+    ));
+    lines.push(copies(cluster));
+    lines.push(format!(
+        "garbage  {} blocks wait ({}), {} to be looked at",
+        cluster.garbage.waiting_blocks,
+        output::bytes(cluster.garbage.waiting_bytes),
+        cluster.garbage.backlog_blocks
+    ));
+    lines.push(scrubs(cluster));
     lines.push(String::new());
     lines.push(status_table(cluster));
     lines.join("\n")
+}
+
+/// Whether all copies are there, and how that is known.
+fn copies(cluster: &api::Cluster) -> String {
+    let missing = cluster.under_replicated_blocks;
+    match &cluster.repair.counted {
+        Some(count) => format!(
+            "copies   {missing} missing; counted {} ago: {} of {} found",
+            age(count.seconds_ago),
+            count.copies.saturating_sub(count.lacking + count.unknown),
+            count.copies
+        ),
+        None => format!("copies   {missing} missing; not counted yet"),
+    }
+}
+
+/// How long ago the blocks of all nodes were read and checked.
+fn scrubs(cluster: &api::Cluster) -> String {
+    let scrubs = || cluster.nodes.iter().filter_map(|node| node.store.as_ref()?.scrub.as_ref());
+    let running = scrubs().filter(|scrub| scrub.running).count();
+    let damaged: u64 = scrubs().map(|scrub| scrub.damaged_blocks).sum();
+    // The oldest says it for all; one that never ended is older than any.
+    let oldest = scrubs()
+        .map(|scrub| scrub.age_seconds)
+        .try_fold(0, |oldest, age| age.map(|age| oldest.max(age)));
+    let last = match oldest.filter(|_| scrubs().count() > 0) {
+        Some(seconds) => format!("all read {} ago or later", age(seconds)),
+        None => "not all read yet".to_owned(),
+    };
+    format!("scrub    {last}, {running} running, {damaged} damaged copies found")
+}
+
+/// A time in the two largest units.
+fn age(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// What is wrong, and what to do about it.
@@ -90,6 +140,7 @@ fn status_table(cluster: &api::Cluster) -> String {
                 duty(cluster, node),
                 (newest - node.applied_index).to_string(),
                 node.blocks.to_string(),
+                lacks(node),
                 output::bytes(node.bytes),
                 output::bytes(node.capacity_bytes),
                 roles(node),
@@ -97,8 +148,9 @@ fn status_table(cluster: &api::Cluster) -> String {
             ]
         })
         .collect();
-    let header =
-        ["ID", "NAME", "STATUS", "RAFT", "LAG", "BLOCKS", "BYTES", "OF", "ROLES", "VERSION"];
+    let header = [
+        "ID", "NAME", "STATUS", "RAFT", "LAG", "BLOCKS", "LACKS", "BYTES", "OF", "ROLES", "VERSION",
+    ];
     output::table(header, rows)
 }
 
@@ -128,6 +180,12 @@ pub(crate) fn node_table(cluster: &api::Cluster) -> String {
 /// Its id, with a star for the node that answers.
 fn label(cluster: &api::Cluster, node: &api::Node) -> String {
     format!("{}{}", node.id, if cluster.this_node == Some(node.id) { "*" } else { "" })
+}
+
+/// Blocks that it should hold and does not.
+fn lacks(node: &api::Node) -> String {
+    let missing = node.store.as_ref().and_then(|store| store.missing_blocks);
+    missing.map_or_else(|| "?".to_owned(), |missing| missing.to_string())
 }
 
 fn duty(cluster: &api::Cluster, node: &api::Node) -> String {
@@ -161,7 +219,7 @@ fn word(value: impl serde::Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use cluster::ids::NodeId;
-    use gateway::api::{Cluster, Jobs, Node, NodeStatus, Repair, Role};
+    use gateway::api::{Cluster, Garbage, Groups, Jobs, Node, NodeStatus, Repair, Role};
 
     use super::*;
 
@@ -204,6 +262,8 @@ mod tests {
                 paused_by: None,
                 counted: None,
             },
+            groups: Groups { settled: 1024, ..Groups::default() },
+            garbage: Garbage::default(),
             jobs: Jobs { queued: 0, running: 0 },
             findings: Vec::new(),
         }
