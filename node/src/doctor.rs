@@ -323,9 +323,6 @@ fn disk(node: &NodeFacts, findings: &mut Vec<Finding>) {
             format!("{left}, and makes no copies of blocks that are elsewhere"),
         ),
         DiskPressure::NoBlocks => {
-            (Severity::Critical, "disk_full", format!("{left}, and stores no blocks of its own"))
-        }
-        DiskPressure::Nothing => {
             (Severity::Critical, "disk_full", format!("{left}, and stores no blocks"))
         }
     };

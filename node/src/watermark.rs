@@ -1,8 +1,7 @@
 //! How full a disk may be before a node stops doing what.
 //!
 //! Pure: the size and the free space of a file system go in, a [`DiskPressure`] comes out. What can wait is given up first: a
-//! node makes no copies for itself long before it refuses what people upload, and that before it refuses the copies that it
-//! takes in place of another node. Reads and deletions never stop.
+//! node makes no copies for itself long before it refuses what people upload. Reads and deletions never stop.
 //!
 //! Each mark is a share of the file system *and* an amount: the smaller of the two decides. A share alone would leave
 //! terabytes of a large disk empty, an amount alone would make a small machine useless.
@@ -40,12 +39,9 @@ pub const LOW: Mark = Mark::new(15, 16 * GIB);
 /// With less, no copies are brought here that are elsewhere: the rest is for what people upload.
 pub const NO_COPIES: Mark = Mark::new(10, 4 * GIB);
 
-/// With less, no blocks are stored that this node should hold: what is being written at the same time, and what the log and
-/// the catalog need, has to fit in.
+/// With less, no blocks are stored: what is being written at the same time, and what the log and the catalog need, has to
+/// fit in.
 pub const NO_BLOCKS: Mark = Mark::new(5, 2 * GIB);
-
-/// With less, none are stored in place of another node either. All that is left is for the log and the catalog.
-pub const NOTHING: Mark = Mark::new(3, GIB);
 
 /// With less, the [ballast](crate::ballast) is given up. Well below what stops the store, so that blocks never take its place.
 pub const RELEASE_BALLAST: Mark = Mark::new(2, GIB / 2);
@@ -60,10 +56,8 @@ pub enum DiskPressure {
     Low,
     /// It pulls no copies: neither those that it lacks nor those that a new layout gives it.
     NoCopies,
-    /// It stores no blocks that it should hold.
+    /// It stores no blocks: neither those that it should hold nor those that it would keep for another node.
     NoBlocks,
-    /// It stores nothing at all.
-    Nothing,
 }
 
 impl DiskPressure {
@@ -71,9 +65,7 @@ impl DiskPressure {
     #[must_use]
     pub fn of(space: Space) -> Self {
         let below = |mark: Mark| space.free_bytes < mark.free_bytes(space.total_bytes);
-        if below(NOTHING) {
-            Self::Nothing
-        } else if below(NO_BLOCKS) {
+        if below(NO_BLOCKS) {
             Self::NoBlocks
         } else if below(NO_COPIES) {
             Self::NoCopies
@@ -92,7 +84,6 @@ impl DiskPressure {
             Self::Low => "low",
             Self::NoCopies => "no_copies",
             Self::NoBlocks => "no_blocks",
-            Self::Nothing => "nothing",
         }
     }
 
@@ -102,16 +93,10 @@ impl DiskPressure {
         self < Self::NoCopies
     }
 
-    /// Whether blocks may be stored that this node should hold.
+    /// Whether blocks may be stored.
     #[must_use]
     pub fn takes_blocks(self) -> bool {
         self < Self::NoBlocks
-    }
-
-    /// Whether blocks may be stored in place of another node.
-    #[must_use]
-    pub fn takes_blocks_for_others(self) -> bool {
-        self < Self::Nothing
     }
 }
 
@@ -126,46 +111,40 @@ mod tests {
     }
 
     /// The pressure just below and just at each mark, given in bytes.
-    fn changes_at(marks: [u64; 4], total_bytes: u64) {
-        use DiskPressure::{Low, NoBlocks, NoCopies, None, Nothing};
-        let [low, no_copies, no_blocks, nothing] = marks;
+    fn changes_at(marks: [u64; 3], total_bytes: u64) {
+        use DiskPressure::{Low, NoBlocks, NoCopies, None};
+        let [low, no_copies, no_blocks] = marks;
         assert_eq!(pressure(total_bytes, total_bytes), None);
-        for (mark, above, below) in [
-            (low, None, Low),
-            (no_copies, Low, NoCopies),
-            (no_blocks, NoCopies, NoBlocks),
-            (nothing, NoBlocks, Nothing),
-        ] {
+        for (mark, above, below) in
+            [(low, None, Low), (no_copies, Low, NoCopies), (no_blocks, NoCopies, NoBlocks)]
+        {
             assert_eq!(pressure(mark, total_bytes), above, "{mark} of {total_bytes}");
             assert_eq!(pressure(mark - 1, total_bytes), below, "{} of {total_bytes}", mark - 1);
         }
-        assert_eq!(pressure(0, total_bytes), Nothing);
+        assert_eq!(pressure(0, total_bytes), NoBlocks);
     }
 
     #[test]
     fn a_small_disk_goes_by_shares() {
-        changes_at([15 * GIB, 10 * GIB, 5 * GIB, 3 * GIB].map(|mark| mark / 10), 10 * GIB);
-        changes_at([45 * MIB, 30 * MIB, 15 * MIB, 9 * MIB], 300 * MIB);
+        changes_at([15 * GIB, 10 * GIB, 5 * GIB].map(|mark| mark / 10), 10 * GIB);
+        changes_at([45 * MIB, 30 * MIB, 15 * MIB], 300 * MIB);
     }
 
     #[test]
     fn a_large_disk_goes_by_amounts() {
         for total_bytes in [1 << 40, 16 << 40, u64::MAX] {
-            changes_at([16 * GIB, 4 * GIB, 2 * GIB, GIB], total_bytes);
+            changes_at([16 * GIB, 4 * GIB, 2 * GIB], total_bytes);
         }
     }
 
     #[test]
     fn what_is_given_up_is_not_taken_back_by_less_space() {
-        use DiskPressure::{Low, NoBlocks, NoCopies, None, Nothing};
-        let takes = |pressure: DiskPressure| {
-            (pressure.takes_copies(), pressure.takes_blocks(), pressure.takes_blocks_for_others())
-        };
-        assert_eq!([None, Low].map(takes), [(true, true, true); 2]);
-        assert_eq!(takes(NoCopies), (false, true, true));
-        assert_eq!(takes(NoBlocks), (false, false, true));
-        assert_eq!(takes(Nothing), (false, false, false));
-        let mut before = Nothing;
+        use DiskPressure::{Low, NoBlocks, NoCopies, None};
+        let takes = |pressure: DiskPressure| (pressure.takes_copies(), pressure.takes_blocks());
+        assert_eq!([None, Low].map(takes), [(true, true); 2]);
+        assert_eq!(takes(NoCopies), (false, true));
+        assert_eq!(takes(NoBlocks), (false, false));
+        let mut before = NoBlocks;
         for free_bytes in (0..100 * GIB).step_by(MIB as usize) {
             let now = pressure(free_bytes, 100 * GIB);
             assert!(now <= before, "{free_bytes}");
