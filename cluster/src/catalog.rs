@@ -9,8 +9,8 @@ mod videos;
 mod work;
 
 pub use cluster::{
-    JobCounts, block, earlier_holders, job, jobs, jobs_of, layout, leases_of, node, nodes,
-    store_candidates, system,
+    JobCounts, block, earlier_holders, is_about_placement, job, jobs, jobs_of, layout, leases_of,
+    node, nodes, store_candidates, system,
 };
 pub use collection::{
     BlockSum, ReapedKey, deletable_below, is_forgetting_due, reaped_blocks, waiting_blocks,

@@ -113,6 +113,8 @@ pub struct ContentParts {
     pub catalog: Arc<dyn View + Send + Sync>,
     /// The log index applied on this node.
     pub applied: watch::Receiver<u64>,
+    /// Changes when blocks may belong elsewhere than before.
+    pub placement: watch::Receiver<u64>,
     pub outlook: Arc<Outlook>,
     /// How full this node's disk is.
     pub disk: Arc<dyn Fn() -> DiskPressure + Send + Sync>,
@@ -215,7 +217,7 @@ impl Content {
                 node: parts.node,
                 store: parts.store,
                 client: parts.client,
-                placement: Placement::new(parts.catalog, parts.applied),
+                placement: Placement::new(parts.catalog, parts.applied, parts.placement),
                 outlook: parts.outlook,
                 disk: parts.disk,
                 cache,

@@ -176,6 +176,12 @@ impl Consensus {
         self.inner.announcements.work.clone()
     }
 
+    /// Changes whenever blocks may belong elsewhere than before.
+    #[must_use]
+    pub fn placement(&self) -> watch::Receiver<u64> {
+        self.inner.announcements.placement.clone()
+    }
+
     /// What time it is for the cluster.
     #[must_use]
     pub fn clock(&self) -> &ClusterClock {

@@ -9,7 +9,7 @@ use crate::tables::jobs::{JOBS, JobRow, LEASES};
 use crate::tables::members::MemberState;
 use crate::tables::nodes::{EARLIER, EARLIER_KEY, LAYOUT, NODES, NodeRow, Role};
 use crate::tables::system::{SYSTEM, SystemRow};
-use crate::view::{View, ViewError};
+use crate::view::{TableId, View, ViewError};
 
 /// The cluster's identity and clock; all zeros before it was initialized.
 ///
@@ -34,6 +34,13 @@ pub fn node(view: &dyn View, id: NodeId) -> Result<Option<NodeRow>, ViewError> {
 pub fn nodes(view: &dyn View) -> Result<Vec<NodeRow>, ViewError> {
     let rows = NODES.collect(view, &KeyRange::all(), usize::MAX)?;
     Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Whether a change in this table can make blocks belong elsewhere, or somebody else their next holder. Spares whoever keeps
+/// the layout at hand from reading it after each command.
+#[must_use]
+pub fn is_about_placement(table: TableId) -> bool {
+    matches!(table, TableId::Layout | TableId::Nodes | TableId::Members)
 }
 
 /// The present layout; an empty one of epoch 0 before the first.

@@ -101,6 +101,7 @@ impl Content {
 impl Inner {
     async fn read(self: Arc<Self>, block: BlockRef) -> Result<Bytes, GetError> {
         let unreadable = |reason: String| GetError::Unreadable { hash: block.hash, reason };
+        let put_index = self.placement.put_index();
         let reading = async {
             let budget = self.get_budget.acquire_many(cost(block.len as usize)).await;
             let _budget = budget.expect("it is never closed");
@@ -120,7 +121,7 @@ impl Inner {
                     GetError::Catalog(_) => error,
                 })?;
             metrics::counter!("reelraft_content_reads_total", "from" => "others").increment(1);
-            self.heal(block, &bytes, &here_says);
+            self.heal(block, &bytes, &here_says, put_index);
             Ok(bytes)
         };
         timeout(GET_DEADLINE, reading)
@@ -129,7 +130,14 @@ impl Inner {
     }
 
     /// Puts right what a read has shown to be missing or damaged here, with the bytes at hand if there is room for that.
-    fn heal(self: &Arc<Self>, block: BlockRef, bytes: &Bytes, here_says: &StoreError) {
+    /// `put_index`: the log index that was applied here before the bytes were read.
+    fn heal(
+        self: &Arc<Self>,
+        block: BlockRef,
+        bytes: &Bytes,
+        here_says: &StoreError,
+        put_index: u64,
+    ) {
         let absent = matches!(here_says, StoreError::NotFound(_) | StoreError::Damaged(_));
         let Ok(here) = self.placement.current() else {
             return;
@@ -144,7 +152,7 @@ impl Inner {
         };
         let (content, bytes) = (Arc::clone(self), bytes.clone());
         tokio::spawn(async move {
-            match content.store.put(block.hash, bytes, here.applied).await {
+            match content.store.put(block.hash, bytes, put_index).await {
                 Ok(()) => {
                     content.missing.found(&block.hash);
                     content.heal_trouble.over();

@@ -1,4 +1,4 @@
-//! The layout and the zones, decoded once for each change of the catalog.
+//! The layout and the zones, decoded once for each change of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,8 +14,8 @@ use tokio::sync::watch;
 /// Who holds what, at one point of the log.
 #[derive(Debug)]
 pub(super) struct Whereabouts {
-    /// The index applied when it was read, or an earlier one.
-    pub(super) applied: u64,
+    /// What was announced when it was read, or an earlier index.
+    announced: u64,
     pub(super) layout: Layout,
     zones: BTreeMap<NodeId, String>,
     earlier: Earlier,
@@ -61,12 +61,18 @@ impl Whereabouts {
 pub(super) struct Placement {
     catalog: Arc<dyn View + Send + Sync>,
     applied: watch::Receiver<u64>,
+    announced: watch::Receiver<u64>,
     cached: RwLock<Option<Arc<Whereabouts>>>,
 }
 
 impl Placement {
-    pub(super) fn new(catalog: Arc<dyn View + Send + Sync>, applied: watch::Receiver<u64>) -> Self {
-        Self { catalog, applied, cached: RwLock::default() }
+    /// `applied`: the log index applied on this node. `announced` changes with whatever is read here, before `applied` does.
+    pub(super) fn new(
+        catalog: Arc<dyn View + Send + Sync>,
+        applied: watch::Receiver<u64>,
+        announced: watch::Receiver<u64>,
+    ) -> Self {
+        Self { catalog, applied, announced, cached: RwLock::default() }
     }
 
     pub(super) fn catalog(&self) -> Arc<dyn View + Send + Sync> {
@@ -78,12 +84,22 @@ impl Placement {
         self.applied.clone()
     }
 
+    /// That index now: the put index of what is put from now on.
+    pub(super) fn put_index(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Changes when blocks may belong elsewhere.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.announced.clone()
+    }
+
     pub(super) fn current(&self) -> Result<Arc<Whereabouts>, ViewError> {
         // Taken before the tables are read: what is read may be newer, which only means that it is read again.
-        let applied = *self.applied.borrow();
+        let announced = *self.announced.borrow();
         {
             let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = cached.as_ref().filter(|found| found.applied == applied) {
+            if let Some(found) = cached.as_ref().filter(|found| found.announced == announced) {
                 return Ok(Arc::clone(found));
             }
         }
@@ -95,7 +111,7 @@ impl Placement {
             .collect();
         let stores = rows.iter().filter(|row| row.roles.contains(&Role::Store));
         let found = Arc::new(Whereabouts {
-            applied,
+            announced,
             layout: catalog::layout(&*self.catalog)?,
             earlier: catalog::earlier_holders(&*self.catalog)?,
             stores: stores

@@ -120,6 +120,8 @@ impl Content {
         deadline: Instant,
     ) -> Result<u64, PutError> {
         let inner = &self.inner;
+        // Before anything is sent: what is collected by later entries may have been there before this put, and counts for it.
+        let put_index = inner.placement.put_index();
         let here = inner.placement.current()?;
         let required = copies_acknowledged(&here.layout, &block.hash);
         if required == 0 {
@@ -132,7 +134,7 @@ impl Content {
                 node,
                 block,
                 bytes.clone(),
-                here.applied,
+                put_index,
                 troubles.clone(),
             );
             Box::pin(sending) as BoxFuture<'static, (NodeId, bool)>
@@ -197,7 +199,7 @@ impl Content {
         if !pending.is_empty() {
             Arc::clone(inner).trail(block, sending, pending);
         }
-        Ok(here.applied)
+        Ok(put_index)
     }
 }
 

@@ -238,6 +238,7 @@ fn content(
         client: BlocksClient::new(peers.clone()),
         catalog: Arc::clone(catalog) as Arc<dyn View + Send + Sync>,
         applied: catalog.applied.subscribe(),
+        placement: catalog.applied.subscribe(),
         outlook: Arc::new(move |node| {
             let beliefs = up.lock().unwrap();
             beliefs.get(&node).copied().unwrap_or(Standing::Well)

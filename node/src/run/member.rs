@@ -136,6 +136,7 @@ impl Member {
             client: BlocksClient::new(peers.clone()),
             catalog: consensus.catalog(),
             applied: consensus.applied(),
+            placement: consensus.placement(),
             // A node's own store says by itself whether it takes blocks.
             outlook: Arc::new(move |node| seen.standing(node)),
             disk: Arc::new(move || disk_pressure(&beside)),

@@ -28,9 +28,6 @@ const SHARE: u32 = 20;
 /// command that follows it take a few seconds each at most. So long after, this node looks once more.
 pub const LAYOUT_SETTLES: Duration = Duration::from_secs(10);
 
-/// How often this node looks whether there is another layout.
-const LAYOUT_POLL: Duration = Duration::from_millis(250);
-
 /// Rows compared in one go, on a thread that may block. A page with its local names is some 100 KiB.
 const PAGE: usize = 1000;
 
@@ -84,8 +81,12 @@ impl Repairer {
 
     /// Waits until there is another layout than the one last compared with.
     pub(super) async fn another_layout_than(&self, comparisons: &Comparisons) {
+        let mut changes = self.inner.placement.changes();
         while self.epoch().is_none_or(|epoch| epoch == comparisons.epoch) {
-            tokio::time::sleep(LAYOUT_POLL).await;
+            if changes.changed().await.is_err() {
+                // Consensus has ended, and this loop is about to.
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use cluster::catalog;
+use cluster::ids::BlockHash;
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{Instant, sleep};
@@ -124,6 +126,13 @@ impl Repairer {
         round
     }
 
+    /// Whether something refers to the block still: it was so when its lack was found, which may be some time ago.
+    fn is_needed(&self, hash: &BlockHash) -> Result<bool, String> {
+        let row = catalog::block(&*self.inner.placement.catalog(), hash);
+        let row = row.map_err(|error| error.to_string())?;
+        Ok(row.is_some_and(|row| row.references > 0))
+    }
+
     async fn pull(&self, due: Due) -> Result<(), String> {
         let inner = &self.inner;
         let Due { block, copies_left, .. } = due;
@@ -132,10 +141,14 @@ impl Repairer {
             return Ok(());
         }
         inner.pace.wait_for_turn(block, copies_left).await;
-        let here = inner.placement.current().map_err(|error| error.to_string())?;
+        let put_index = inner.placement.put_index();
+        if !self.is_needed(&block.hash)? {
+            inner.missing.found(&block.hash);
+            return Ok(());
+        }
         match inner.read_from_others(block, 1).await {
             Ok(bytes) => {
-                let stored = inner.store.put(block.hash, bytes, here.applied).await;
+                let stored = inner.store.put(block.hash, bytes, put_index).await;
                 stored.map_err(|error| error.to_string())?;
             }
             // Nobody has a good copy. The one in quarantine here may have been read badly only once.

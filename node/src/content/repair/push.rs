@@ -94,12 +94,13 @@ impl Repairer {
         let others = here.layout.holders(&block.hash).iter().copied();
         let others: Vec<_> = others.filter(|holder| *holder != node).collect();
         inner.pace.wait_for_turn(block, self.copies_left(&others) + 1).await;
+        let put_index = inner.placement.put_index();
         let Ok(bytes) = inner.store.get(block.hash).await else {
             // Not at hand any more. The node will miss it and ask those who have it.
             inner.owed.settle(node, block.hash);
             return Ok(());
         };
-        let push = inner.client.put(node, block.hash, bytes, here.applied);
+        let push = inner.client.put(node, block.hash, bytes, put_index);
         match timeout(PUSH_DEADLINE, push).await {
             Ok(Ok(())) => {
                 inner.owed.settle(node, block.hash);
