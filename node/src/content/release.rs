@@ -24,6 +24,7 @@ use cluster::placement::{self, Candidate, GroupSet, Layout, group_of};
 use cluster::view::{View, ViewError};
 use futures::StreamExt as _;
 use futures::stream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -46,9 +47,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(2 * CONFIRM_WAIT_MAX.as_secs())
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// How often this node looks whether there is another layout.
-const LAYOUT_POLL: Duration = Duration::from_millis(250);
-
 /// The catalog as it is at this moment, and the log index up to which it has been applied.
 pub type Moments = dyn Fn() -> Result<(Box<dyn View>, u64), ViewError> + Send + Sync;
 
@@ -60,6 +58,8 @@ pub struct ReleaseParts {
     pub client: BlocksClient,
     pub moments: Arc<Moments>,
     pub outlook: Arc<Outlook>,
+    /// Changes when blocks may belong elsewhere than before.
+    pub placement: watch::Receiver<u64>,
 }
 
 /// How the loop is doing.
@@ -215,12 +215,17 @@ impl Inner {
     }
 
     async fn another_layout_than(self: &Arc<Self>, known: Option<u64>) {
+        let mut changes = self.parts.placement.clone();
+        changes.mark_unchanged();
         loop {
-            sleep(LAYOUT_POLL).await;
             if let Ok((layout, _)) = self.look().await
                 && Some(layout.epoch()) != known
             {
                 return;
+            }
+            if changes.changed().await.is_err() {
+                // Consensus has ended, and this loop is about to.
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -129,6 +129,7 @@ impl Member {
             client: BlocksClient::new(peers.clone()),
             moments: moments(&consensus),
             outlook: Arc::new(move |node| up.standing(node)),
+            placement: consensus.placement(),
         });
         let content = Content::new(ContentParts {
             node: local.node_id,

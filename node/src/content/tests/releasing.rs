@@ -11,6 +11,7 @@ fn release(node: &Node) -> Release {
         store: Arc::new(node.store.clone()),
         client: BlocksClient::new(node.peers.clone()),
         moments: node.catalog.moments(),
+        placement: node.catalog.applied.subscribe(),
         outlook: Arc::new(move |id| up.lock().unwrap().get(&id).copied().unwrap_or(Standing::Well)),
     })
 }
