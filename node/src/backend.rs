@@ -272,6 +272,7 @@ fn observe(member: &Member) -> ClusterObservation {
             lag: newest.saturating_sub(said.applied_index),
             disk: said.disk,
             ballast_released: said.ballast_released,
+            frees_whole_volumes_only: said.frees_whole_volumes_only,
             clock_ahead_ms: seen.clock_ahead_ms,
             certificate_left: said
                 .certificate_ends_ms
@@ -299,12 +300,18 @@ fn observe(member: &Member) -> ClusterObservation {
             last_seen: seen.silent_for,
         });
     }
+    // There may be old ones of nodes that led before.
+    let counted = counted.into_iter().min_by_key(|count: &CopyCount| count.age);
     let leader = leader(member, &raft);
     let findings = doctor::examine(&ClusterFacts {
         leader,
         layout_epoch: layout.epoch(),
         certificate_life: member.certificate_life(),
         under_replicated_blocks,
+        repair_paused_by: system.repair_paused.as_ref().map(|pause| pause.actor.clone()),
+        copies_not_found: counted
+            .filter(|count| count.layout_epoch == layout.epoch() && under_replicated_blocks == 0)
+            .map_or(0, |count| count.lacking),
         nodes: facts,
     });
     ClusterObservation {
@@ -320,8 +327,7 @@ fn observe(member: &Member) -> ClusterObservation {
         groups: member.group_states(),
         waiting_garbage: member.content().observe_collection().waiting,
         repair_paused_by: system.repair_paused.map(|pause| pause.actor),
-        // There may be old ones of nodes that led before.
-        counted: counted.into_iter().min_by_key(|count: &CopyCount| count.age),
+        counted,
         findings,
     }
 }

@@ -757,7 +757,7 @@ async fn neither_a_lying_nor_a_silent_holder_hurts_a_reader() {
         let began = Instant::now();
         assert_eq!(cluster.nodes[0].content.get(block).await.unwrap(), good);
         assert!(asked.load(Ordering::SeqCst), "it was asked first");
-        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
         if !answers {
             assert!(began.elapsed() >= Duration::from_millis(60), "only then the next one");
         }
