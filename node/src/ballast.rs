@@ -131,7 +131,9 @@ impl Ballast {
         Ok(Space { free_bytes: space.free_bytes.saturating_sub(lacking), ..space })
     }
 
-    fn data_dir(&self) -> &Path {
+    /// Where it lies.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 

@@ -42,6 +42,8 @@ pub struct Observer {
     peers: Peers,
     failure: FailureDetection,
     started: Instant,
+    /// When each of them was first to be asked.
+    met: RwLock<BTreeMap<NodeId, Instant>>,
     seen: RwLock<BTreeMap<NodeId, Sighting>>,
     /// Why the last ping failed, of those whose last ping did.
     failed: RwLock<BTreeMap<NodeId, String>>,
@@ -181,6 +183,7 @@ impl Observer {
             peers,
             failure,
             started: Instant::now(),
+            met: RwLock::default(),
             seen: RwLock::default(),
             failed: RwLock::default(),
         }
@@ -189,20 +192,33 @@ impl Observer {
     /// Whether it makes sense to ask this node for something.
     #[must_use]
     pub fn is_up(&self, node: NodeId) -> bool {
-        let observation = self.observe(node);
-        observation.status == NodeStatus::Up && !observation.said.is_some_and(|said| said.stopping)
+        self.standing(node) != Standing::Away
     }
 
     /// What may be asked of this node.
     #[must_use]
     pub fn standing(&self, node: NodeId) -> Standing {
-        if !self.is_up(node) {
-            Standing::Away
-        } else if self.observe(node).said.is_some_and(|said| said.refuses_blocks) {
-            Standing::ReadsOnly
-        } else {
-            Standing::Well
+        if node == self.peers.local().node_id {
+            return Standing::Well;
         }
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let sighting = seen.get(&node);
+        if status(self.silence(node, sighting), &self.failure) != NodeStatus::Up {
+            return Standing::Away;
+        }
+        match sighting.map(|sighting| &sighting.said) {
+            Some(said) if said.stopping => Standing::Away,
+            Some(said) if said.refuses_blocks => Standing::ReadsOnly,
+            Some(_) | None => Standing::Well,
+        }
+    }
+
+    /// How long a node has not been heard of. One that never was, since this one knows of it.
+    fn silence(&self, node: NodeId, sighting: Option<&Sighting>) -> Duration {
+        let since = sighting.map(|sighting| sighting.at).or_else(|| {
+            self.met.read().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+        });
+        since.unwrap_or(self.started).elapsed()
     }
 
     /// What is known of a node.
@@ -218,7 +234,7 @@ impl Observer {
         }
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         let sighting = seen.get(&node);
-        let silent_for = sighting.map_or(self.started, |sighting| sighting.at).elapsed();
+        let silent_for = self.silence(node, sighting);
         Observation {
             status: status(silent_for, &self.failure),
             silent_for,
@@ -246,6 +262,7 @@ impl Observer {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     for node in self.peers.known().into_iter().filter(|node| !roster.is_removed(*node)) {
+                        self.meet(node);
                         if pending.insert(node) {
                             let observer = self.clone();
                             pings.spawn(async move { (node, observer.ping(node).await) });
@@ -270,6 +287,15 @@ impl Observer {
                     self.note(node, answer);
                 }
             }
+        }
+    }
+
+    /// It is known from now on, if it was not.
+    fn meet(&self, node: NodeId) {
+        let known = self.met.read().unwrap_or_else(PoisonError::into_inner).contains_key(&node);
+        if !known {
+            let now = Instant::now();
+            self.met.write().unwrap_or_else(PoisonError::into_inner).insert(node, now);
         }
     }
 

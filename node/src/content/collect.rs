@@ -194,8 +194,12 @@ impl Collector {
                 return Ok(());
             };
             let last = *last;
+            // Most are elsewhere, or gone already. A damaged copy among them is found by the sweep.
+            let here = self.inner.store.has(page.iter().map(|((_, hash), _)| *hash).collect());
             let suspects = page
                 .into_iter()
+                .zip(here.await?)
+                .filter_map(|(reaped, here)| here.then_some(reaped))
                 .map(|((_, hash), len)| Suspect { hash, len, put_index: None })
                 .collect();
             self.delete(suspects).await?;
@@ -237,7 +241,6 @@ impl Collector {
             if suspect.put_index.unwrap_or(0) >= bound {
                 continue;
             }
-            self.limiter.until_ready().await;
             let (catalog, hash) = (self.inner.placement.catalog(), suspect.hash);
             // Looked up once more under the store's lock: a node that has just told somebody that it has a copy of a block
             // that is needed again does not delete it by what it saw before.
@@ -248,6 +251,7 @@ impl Collector {
             if self.inner.store.delete_if(suspect.hash, Box::new(garbage)).await? {
                 tracing::debug!(block = %suspect.hash, bound, "a copy that nobody needs is gone");
                 self.inner.collected.note_deleted(suspect.len);
+                self.limiter.until_ready().await;
             }
         }
         Ok(())

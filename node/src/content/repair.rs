@@ -25,7 +25,7 @@ use cluster::ids::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use super::{Content, Inner};
-use crate::store::Pool;
+use crate::store::{Pool, StoreCondition};
 pub use compare::LAYOUT_SETTLES;
 pub(super) use compare::successor;
 pub(super) use pace::Pace;
@@ -65,8 +65,17 @@ impl Repairer {
 
     /// Why none are to be made here.
     fn hindrance(&self) -> Option<String> {
-        let full = || !(self.inner.disk)().takes_copies();
-        self.paused().or_else(|| full().then(|| "its disk is too full for more copies".to_owned()))
+        self.paused()
+            .or_else(|| match self.inner.store.condition() {
+                StoreCondition::Writable => None,
+                StoreCondition::ReadOnly { reason } | StoreCondition::Unavailable { reason } => {
+                    Some(format!("its block store takes no writes: {reason}"))
+                }
+            })
+            .or_else(|| {
+                let full = !(self.inner.disk)().takes_copies();
+                full.then(|| "its disk is too full for more copies".to_owned())
+            })
     }
 
     /// The present layout's epoch, if the catalog can be read.

@@ -1,6 +1,7 @@
 //! What a process has once it is a member of a cluster, and the order in which that ends.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -122,6 +123,7 @@ impl Member {
                 .context("start consensus")?;
         let store = open_store(daemon).await;
         let (seen, beside) = (observer.clone(), ballast.clone());
+        let blocks_at = daemon.data_dir.content();
         let up = observer.clone();
         let release = Release::new(ReleaseParts {
             node: local.node_id,
@@ -140,7 +142,7 @@ impl Member {
             placement: consensus.placement(),
             // A node's own store says by itself whether it takes blocks.
             outlook: Arc::new(move |node| seen.standing(node)),
-            disk: Arc::new(move || disk_pressure(&beside)),
+            disk: Arc::new(move || disk_pressure(&beside, &blocks_at)),
             settings: ContentSettings {
                 cache_bytes: daemon.config.cache_bytes,
                 repair_bytes_per_second: daemon.config.repair_bytes_per_second,
@@ -580,9 +582,16 @@ async fn open_store(daemon: &Daemon) -> Arc<dyn BlockStore> {
     Arc::new(UnavailableStore::new(reason))
 }
 
-/// How full the disk is. One that cannot say so does everything until it fails.
-fn disk_pressure(ballast: &Ballast) -> DiskPressure {
-    ballast.space().map(DiskPressure::of).unwrap_or_default()
+/// How full the disk of the blocks is, which may be another one than that of the rest. One that cannot say so does everything
+/// until it fails.
+fn disk_pressure(ballast: &Ballast, content: &Path) -> DiskPressure {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+    let apart = match (device(content), device(ballast.data_dir())) {
+        (Ok(blocks), Ok(rest)) => blocks != rest,
+        (Err(_), _) | (_, Err(_)) => false,
+    };
+    let space = if apart { files::space(content) } else { ballast.space() };
+    space.map(DiskPressure::of).unwrap_or_default()
 }
 
 /// What keeps a node from storing its blocks, for people.

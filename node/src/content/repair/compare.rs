@@ -35,6 +35,9 @@ const PAGE: usize = 1000;
 pub(super) struct Comparisons {
     pub(super) due: Instant,
     interval: Duration,
+    /// Where the naming of what is missing begins, in case there is more than can be kept by name: else those that nobody
+    /// can give would be named again and again, and the others never.
+    named_from: BlockHash,
     /// The epoch of the layout that this node knows, and since when.
     epoch: u64,
     known_since: Instant,
@@ -43,7 +46,13 @@ pub(super) struct Comparisons {
 impl Default for Comparisons {
     fn default() -> Self {
         let now = Instant::now();
-        Self { due: now, interval: INTERVAL_MIN, epoch: 0, known_since: now }
+        Self {
+            due: now,
+            interval: INTERVAL_MIN,
+            named_from: BlockHash([0; 32]),
+            epoch: 0,
+            known_since: now,
+        }
     }
 }
 
@@ -121,13 +130,17 @@ impl Repairer {
                 page.blocks.into_iter().map(|(hash, row)| (hash, row.len)).collect();
             self.strike_off_stored(&mut wanted).await.map_err(|error| error.to_string())?;
             for (hash, len) in wanted {
-                if found.len() < MISSING_MAX {
+                if found.len() < MISSING_MAX && hash >= comparisons.named_from {
                     found.insert(hash, len);
                 } else {
                     more += 1;
                 }
             }
         }
+        comparisons.named_from = match found.last_key_value() {
+            Some((last, _)) if found.len() == MISSING_MAX => successor(*last),
+            _ => BlockHash([0; 32]),
+        };
         inner.missing.replace(found, more, by);
         metrics::gauge!("reelraft_content_missing_blocks").set(inner.missing.len() as f64);
         Ok(())

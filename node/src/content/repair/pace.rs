@@ -1,8 +1,8 @@
 //! How fast copies are made, so that viewers do not notice.
 //!
-//! All that repair reads and writes counts against one bucket of bytes per second. Every ten seconds its rate is set anew by
+//! All that repair reads and writes counts against one bucket of bytes per second. Every two seconds its rate is set anew by
 //! what viewers saw meanwhile: when their reads took clearly longer than they do while nothing is being repaired, the rate is
-//! halved, else it rises by a tenth. It never falls below a floor, because a cluster that is too busy to repair itself would
+//! halved, else it rises by a fiftieth. It never falls below a floor, because a cluster that is too busy to repair itself would
 //! lose blocks in the end, and never rises above the setting.
 //!
 //! A block of which one copy is left counts a quarter: there the next failure loses something.
@@ -20,8 +20,12 @@ use crate::content::rate::RateMeter;
 use crate::content::viewers::Viewers;
 use crate::store::BLOCK_BYTES_MAX;
 
-/// How often the rate is set anew.
-const WINDOW: Duration = Duration::from_secs(10);
+/// How often the rate is set anew. Long enough for a hundred reads of a few viewers, short enough that a repair of seconds
+/// does not get away with it.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// By which part it rises in that time: a tenth in ten seconds.
+const RISE: u32 = 50;
 
 /// Bytes per second below which the rate never falls: 10 TiB in a month.
 const FLOOR: u32 = 4 << 20;
@@ -117,7 +121,7 @@ fn is_slow(took: Duration, usual: Duration) -> bool {
 }
 
 fn next_rate(rate: u32, ceiling: u32, disturbs: bool) -> u32 {
-    let next = if disturbs { rate / 2 } else { rate.saturating_add(rate / 10) };
+    let next = if disturbs { rate / 2 } else { rate.saturating_add(rate / RISE) };
     next.max(FLOOR).min(ceiling)
 }
 
@@ -154,7 +158,7 @@ mod tests {
             pace.adjust(Some(500 * MILLI), true);
         }
         assert_eq!(rate(), FLOOR, "it goes on all the same");
-        for _ in 0..60 {
+        for _ in 0..200 {
             pace.adjust(None, true);
         }
         assert_eq!((rate(), pace.slowed()), (64 << 20, None));

@@ -30,7 +30,7 @@ impl Repairer {
                 if self.holds_nothing(node) {
                     // It was removed, or is about to be: the new holders find out by themselves what they lack.
                     owed.forgive(node);
-                } else if self.inner.is_up(node) {
+                } else if node == self.inner.node || self.inner.takes_blocks(node) {
                     trouble |= self.push_to(node).await.is_err();
                 } else {
                     trouble = true;
@@ -80,6 +80,10 @@ impl Repairer {
         let mut result = Ok(());
         while let Some(outcome) = pushes.next().await {
             result = result.and(outcome);
+            if result.is_err() {
+                // Whatever it is, it would be the same for the next ones.
+                break;
+            }
         }
         result
     }
