@@ -4,7 +4,8 @@
 //! ports, spoken to over the public HTTP interface and killed with signals. What the scenarios in `tests/` and the
 //! benchmarks in `src/bin/` have in common lives here: the [`cluster`] harness, the [`client`] that uploads and reads the
 //! JSON, the [`player`] that watches a video as a player would and remembers every byte it was given, the [`clips`] to
-//! upload, the [`faults`], and the [`outcome`] that every video must have. For the catalog there are the [`workload`] of many
+//! upload, the [`faults`], and the [`outcome`] that every video must have, and what is [`moving`]
+//! between nodes. For the catalog there are the [`workload`] of many
 //! writers and readers, the [`history`] of what they were told with its checker, the comparison of [`catalogs`], a [`network`] whose
 //! cables can be cut, a [`clock`] that can be wrong, and a [`disk`] that can be full.
 //!
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod leaving;
+pub mod moving;
 pub mod network;
 pub mod outcome;
 pub mod player;

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chaos_tests::client::Client;
 use chaos_tests::clips::{Clip, Codec};
 use chaos_tests::cluster::{Cluster, scenario, scenario_with};
 use chaos_tests::faults::Fault;
+use chaos_tests::moving::{PULLED_BYTES, groups, metric, plan, sum, until_settled};
 use chaos_tests::outcome::{still_plays, until_ready, watch_everywhere};
 use chaos_tests::player::Player;
 use chaos_tests::wait;
@@ -19,28 +19,7 @@ use serde_json::Value;
 /// Copying and giving up some megabytes on a machine that is busy.
 const MOVED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A number that a node counts, over all its labels.
-async fn metric(client: &Client, name: &str) -> Result<u64> {
-    let text = String::from_utf8(client.bytes("/metrics").await?.to_vec())?;
-    let values = text.lines().filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let is_it = series == name || series.starts_with(&format!("{name}{{"));
-        is_it.then(|| value.parse::<f64>().ok()).flatten()
-    });
-    Ok(values.sum::<f64>() as u64)
-}
-
-async fn sum(cluster: &Cluster, name: &str) -> Result<u64> {
-    let mut sum = 0;
-    for client in cluster.clients()? {
-        sum += metric(&client, name).await?;
-    }
-    Ok(sum)
-}
-
-const PULLED_BYTES: &str = "reelraft_content_repaired_bytes_total";
 const RELEASED_BLOCKS: &str = "reelraft_content_released_blocks_total";
-const SURPLUS_BLOCKS: &str = "reelraft_content_surplus_blocks";
 
 /// Uploads some videos, and returns their ids.
 async fn fill(cluster: &Cluster, clip: &Path) -> Result<Vec<String>> {
@@ -58,34 +37,6 @@ async fn own(cluster: &Cluster, place: usize) -> Result<Value> {
     cluster.seen(place, place).await?.context("a node knows itself")
 }
 
-/// What would move if nothing were changed, by the node at `witness`.
-async fn plan(cluster: &Cluster, witness: usize) -> Result<Value> {
-    let said = cluster.operate(&["cluster", "plan", "--json"], witness).await?;
-    Ok(serde_json::from_str(&said)?)
-}
-
-/// The groups of a node, by a plan.
-fn groups(plan: &Value, id: u64) -> Result<u64> {
-    let nodes = plan["nodes"].as_array().context("a plan has nodes")?;
-    let node = nodes.iter().find(|node| node["id"] == id);
-    Ok(node.and_then(|node| node["groups_before"].as_u64()).unwrap_or(0))
-}
-
-/// Waits until nothing moves any more: all have what they should, nobody has more, and no other layout is wanted.
-async fn until_settled(cluster: &Cluster, witness: usize) -> Result<()> {
-    let client = cluster.nodes[witness].client()?;
-    wait::until("the cluster has settled", MOVED_WITHIN, async || {
-        let plan = plan(cluster, witness).await?;
-        ensure!(plan["copies"] == 0, "{} copies are to be made", plan["copies"]);
-        let seen = client.cluster().await?;
-        ensure!(seen["under_replicated_blocks"] == 0, "{}", seen["under_replicated_blocks"]);
-        let surplus = sum(cluster, SURPLUS_BLOCKS).await?;
-        ensure!(surplus == 0, "{surplus} copies are not given up");
-        Ok(Some(()))
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_joins_gets_its_share_and_the_others_give_it_up() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -94,7 +45,7 @@ async fn who_joins_gets_its_share_and_the_others_give_it_up() -> Result<()> {
     scenario(3, async |cluster| {
         let videos = fill(cluster, &clip).await?;
         let before = watch_everywhere(cluster, &videos[0]).await?;
-        until_settled(cluster, 0).await?;
+        until_settled(cluster, 0, MOVED_WITHIN).await?;
         let asked = ["cluster", "plan", "--json", "--add", "a-new-one:1TB"];
         let planned: Value = serde_json::from_str(&cluster.operate(&asked, 0).await?)?;
         ensure!(planned["copies"].as_u64() > Some(0), "{planned}");
@@ -108,7 +59,7 @@ async fn who_joins_gets_its_share_and_the_others_give_it_up() -> Result<()> {
             Ok(Some(()))
         })
         .await?;
-        until_settled(cluster, 0).await?;
+        until_settled(cluster, 0, MOVED_WITHIN).await?;
         viewer.plays(1).await?;
         viewer.finish().await?;
 
@@ -140,7 +91,7 @@ async fn who_joins_gets_its_share_and_the_others_give_it_up() -> Result<()> {
             Ok(Some(()))
         })
         .await?;
-        until_settled(cluster, 0).await?;
+        until_settled(cluster, 0, MOVED_WITHIN).await?;
         for id in &videos {
             watch_everywhere(cluster, id).await?;
         }
@@ -162,7 +113,7 @@ async fn a_dead_node_is_replaced_and_used_again_when_it_is_back() -> Result<()> 
     scenario_with(4, &impatient, async |cluster| {
         let videos = fill(cluster, &clip).await?;
         let before = watch_everywhere(cluster, &videos[0]).await?;
-        until_settled(cluster, 0).await?;
+        until_settled(cluster, 0, MOVED_WITHIN).await?;
         let held = own(cluster, 3).await?["bytes"].as_u64().context("bytes")?;
 
         cluster.end(3, Fault::Kill)?;
@@ -183,7 +134,7 @@ async fn a_dead_node_is_replaced_and_used_again_when_it_is_back() -> Result<()> 
             Ok(Some(()))
         })
         .await?;
-        until_settled(cluster, 0).await?;
+        until_settled(cluster, 0, MOVED_WITHIN).await?;
         let copied = metric(&cluster.nodes[3].client()?, PULLED_BYTES).await?;
         eprintln!("it holds {held} bytes and copied {copied} when it came back");
         ensure!(copied * 10 <= held, "{copied} of {held} bytes were copied again");

@@ -9,6 +9,7 @@ mod failover;
 mod load;
 mod measure;
 mod peers;
+mod remote;
 mod report;
 mod serving;
 mod streaming;
@@ -19,7 +20,7 @@ use anyhow::{Result, ensure};
 
 use crate::report::Report;
 
-const NAMES: [&str; 7] = ["p1", "p3", "p4", "p5", "p6", "p7", "p8"];
+const NAMES: [&str; 8] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -34,6 +35,9 @@ async fn main() -> Result<()> {
     let mut report = Report::default();
     if runs("p1") {
         serving::run(&mut report).await?;
+    }
+    if runs("p2") {
+        remote::run(&mut report).await?;
     }
     if runs("p3") {
         uploading::run(&mut report).await?;

@@ -28,3 +28,13 @@ pub(crate) fn children_cpu(process: u32) -> Result<Duration> {
     // USER_HZ is 100 on every Linux that exists.
     Ok(Duration::from_millis(ticks * 10))
 }
+
+pub(crate) const MIB: f64 = 1048576.0;
+
+/// What so many percent of the times are at most.
+pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = (times.len() * percent).div_ceil(100).saturating_sub(1);
+    times.get(at).copied().unwrap_or_default()
+}
