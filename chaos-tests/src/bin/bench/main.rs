@@ -9,6 +9,7 @@ mod failover;
 mod load;
 mod measure;
 mod peers;
+mod rebalancing;
 mod remote;
 mod report;
 mod serving;
@@ -20,7 +21,7 @@ use anyhow::{Result, ensure};
 
 use crate::report::Report;
 
-const NAMES: [&str; 8] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8"];
+const NAMES: [&str; 9] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -56,6 +57,9 @@ async fn main() -> Result<()> {
     }
     if runs("p8") {
         streaming::full_ladder(&mut report).await?;
+    }
+    if runs("p9") {
+        rebalancing::run(&mut report).await?;
     }
     report.print();
     Ok(())
