@@ -4,6 +4,7 @@
 //! ratios are what counts. Where no peer can be had as a package, the figure that was once measured elsewhere is printed
 //! and marked as such.
 
+mod amplification;
 mod etcd;
 mod failover;
 mod load;
@@ -21,7 +22,7 @@ use anyhow::{Result, ensure};
 
 use crate::report::Report;
 
-const NAMES: [&str; 9] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"];
+const NAMES: [&str; 10] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -60,6 +61,9 @@ async fn main() -> Result<()> {
     }
     if runs("p9") {
         rebalancing::run(&mut report).await?;
+    }
+    if runs("p10") {
+        amplification::run(&mut report).await?;
     }
     report.print();
     Ok(())

@@ -31,6 +31,19 @@ pub(crate) fn children_cpu(process: u32) -> Result<Duration> {
 
 pub(crate) const MIB: f64 = 1048576.0;
 
+/// Bytes that a process has had written to disk.
+pub(crate) fn written(process: u32) -> Result<u64> {
+    number(&format!("/proc/{process}/io"), "write_bytes:")
+}
+
+/// The first number behind a word in a file of such lines.
+fn number(path: &str, word: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(word));
+    let number = rest.and_then(|rest| rest.split_whitespace().next());
+    Ok(number.with_context(|| format!("find {word} in {path}"))?.parse()?)
+}
+
 /// What so many percent of the times are at most.
 pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut times = times.to_vec();
