@@ -36,7 +36,7 @@ fix: packages toolchain rocksdb web ## mend what check finds and a machine can m
 
 bench: packages toolchain rocksdb web ## our figures beside those of nginx, etcd and ffmpeg; ONLY=p4,p6 for some
 	@$(step) "Compiling reelraft for measuring (the first time with all it depends on: minutes)" \
-	  cargo build --release --workspace --bins
+	  cargo build --release --workspace --bins --example fill_blocks
 	@REELRAFT_BIN="$(CARGO_TARGET_DIR)/release/reelraft" "$(CARGO_TARGET_DIR)/release/bench" $(ONLY)
 
 chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json ## all tests on real clusters, faults and real clips, again and again; FOR=10m, else 1h

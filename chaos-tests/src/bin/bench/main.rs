@@ -7,6 +7,7 @@
 mod amplification;
 mod etcd;
 mod failover;
+mod idling;
 mod load;
 mod measure;
 mod peers;
@@ -22,7 +23,7 @@ use anyhow::{Result, ensure};
 
 use crate::report::Report;
 
-const NAMES: [&str; 10] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10"];
+const NAMES: [&str; 11] = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10", "p11"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -64,6 +65,9 @@ async fn main() -> Result<()> {
     }
     if runs("p10") {
         amplification::run(&mut report).await?;
+    }
+    if runs("p11") {
+        idling::run(&mut report).await?;
     }
     report.print();
     Ok(())

@@ -31,6 +31,11 @@ pub(crate) fn children_cpu(process: u32) -> Result<Duration> {
 
 pub(crate) const MIB: f64 = 1048576.0;
 
+/// Memory of a process in bytes, where what it shares with others counts in part.
+pub(crate) fn proportional_memory(process: u32) -> Result<u64> {
+    Ok(number(&format!("/proc/{process}/smaps_rollup"), "Pss:")? * 1024)
+}
+
 /// Bytes that a process has had written to disk.
 pub(crate) fn written(process: u32) -> Result<u64> {
     number(&format!("/proc/{process}/io"), "write_bytes:")
