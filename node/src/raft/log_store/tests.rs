@@ -170,6 +170,25 @@ async fn damage_in_the_middle_is_refused_with_a_remedy() {
     assert!(error.to_string().contains("join again as a new node"), "{error}");
 }
 
+/// The marks tell it too. But they are only compared once the database has been opened, and has perhaps dropped what follows.
+#[tokio::test]
+async fn damage_in_the_middle_is_refused_by_the_database_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let mut store = open(&directory).unwrap();
+        append(&mut store, 0..50).await;
+    }
+    let path = write_ahead_log(&directory);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let families = [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+    let path = directory.path().join("raft");
+    let error = DB::open_cf_descriptors(&database_options(), path, families).err().unwrap();
+    assert_eq!(error.kind(), rocksdb::ErrorKind::Corruption, "{error}");
+}
+
 /// All that a node has promised to remember.
 async fn promises(store: &mut LogStore) -> io::Result<(Option<Vote>, Vec<Entry>)> {
     Ok((store.read_vote().await?, store.try_get_log_entries(..).await?))
