@@ -144,6 +144,20 @@ impl Client {
         self.json("/api/v1/cluster").await
     }
 
+    /// A number that the node counts, over all its labels. 0 when it has never counted any.
+    ///
+    /// # Errors
+    /// As [`Self::bytes`].
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        let text = String::from_utf8(self.bytes("/metrics").await?.to_vec())?;
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let is_it = series == name || series.starts_with(&format!("{name}{{"));
+            is_it.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        Ok(values.sum::<f64>() as u64)
+    }
+
     /// Uploads a file in one request, at most `bytes_per_second` of it when given.
     ///
     /// # Errors

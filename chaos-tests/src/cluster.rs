@@ -428,8 +428,17 @@ impl Cluster {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn restart(&mut self, place: usize) -> Result<()> {
+        self.restart_with(place, &[])
+    }
+
+    /// As [`Self::restart`], with these settings above those of the cluster, until the next start.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restart_with(&mut self, place: usize, settings: &Settings) -> Result<()> {
+        let settings = [&self.settings, settings].concat();
         let network = self.ground.network.as_ref();
-        self.nodes[place].start(&self.binary, &self.settings, network)
+        self.nodes[place].start(&self.binary, &settings, network)
     }
 
     /// The network that the nodes have to themselves, one host for each in the order of [`Self::nodes`].

@@ -7,7 +7,8 @@
 //! upload, the [`faults`], and the [`outcome`] that every video must have, and what is [`moving`]
 //! between nodes. For the catalog there are the [`workload`] of many
 //! writers and readers, the [`history`] of what they were told with its checker, the comparison of [`catalogs`], a [`network`] whose
-//! cables can be cut, a [`clock`] that can be wrong, and a [`disk`] that can be full.
+//! cables can be cut or slow, a [`clock`] that can be wrong, and a [`disk`] that can be full. For the bytes there is a [`library`] that people
+//! use all the time.
 //!
 //! # Rules
 //!
@@ -24,6 +25,7 @@ pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod leaving;
+pub mod library;
 pub mod moving;
 pub mod network;
 pub mod outcome;

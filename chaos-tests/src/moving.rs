@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::wait;
 
@@ -15,28 +14,14 @@ pub const PULLED_BYTES: &str = "reelraft_content_repaired_bytes_total";
 /// Copies that a node has and another one should have.
 pub const SURPLUS_BLOCKS: &str = "reelraft_content_surplus_blocks";
 
-/// A number that a node counts: of one series (`name{label="value"}`), or of all with that name together.
-///
-/// # Errors
-/// When it does not answer.
-pub async fn metric(client: &Client, name: &str) -> Result<u64> {
-    let text = String::from_utf8(client.bytes("/metrics").await?.to_vec())?;
-    let values = text.lines().filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let is_it = series == name || series.starts_with(&format!("{name}{{"));
-        is_it.then(|| value.parse::<f64>().ok()).flatten()
-    });
-    Ok(values.sum::<f64>() as u64)
-}
-
-/// The same over all nodes that run.
+/// The values of a metric, over all nodes that run.
 ///
 /// # Errors
 /// When one does not answer.
 pub async fn sum(cluster: &Cluster, name: &str) -> Result<u64> {
     let mut sum = 0;
     for client in cluster.clients()? {
-        sum += metric(&client, name).await?;
+        sum += client.metric(name).await?;
     }
     Ok(sum)
 }

@@ -143,6 +143,25 @@ impl Network {
         Ok(())
     }
 
+    /// From now on what the host sends leaves it at this rate, such as `2mbit`, whoever it is for.
+    ///
+    /// # Errors
+    /// Without the program `tc`, or when the host is slow already.
+    pub fn slow_down(&self, host: Host, rate: &str) -> Result<()> {
+        let namespace = self.namespace(host);
+        let shape = ["-n", &namespace, "qdisc", "add", "dev", "cable", "root", "tbf", "rate", rate];
+        run("tc", &[&shape[..], &["burst", "32kb", "latency", "400ms"]].concat()).map(|_| ())
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// When it was not slow.
+    pub fn speed_up(&self, host: Host) -> Result<()> {
+        let namespace = self.namespace(host);
+        run("tc", &["-n", &namespace, "qdisc", "del", "dev", "cable", "root"]).map(|_| ())
+    }
+
     fn rule(&self, action: &str, from: Host, to: Host) -> Result<()> {
         ensure!(from < self.hosts && to < self.hosts && from != to, "no cable from {from} to {to}");
         let source = format!("{}/32", self.address(from));
@@ -234,12 +253,17 @@ fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 fn text_of(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("ip")
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
         .args(arguments)
         .output()
-        .context("run `ip`: install the package iproute2")?;
+        .with_context(|| format!("run `{program}`: install the package iproute2"))?;
     if !output.status.success() {
-        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", arguments.join(" "), error.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

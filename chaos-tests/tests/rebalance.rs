@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use chaos_tests::clips::{Clip, Codec};
 use chaos_tests::cluster::{Cluster, scenario, scenario_with};
 use chaos_tests::faults::Fault;
-use chaos_tests::moving::{PULLED_BYTES, groups, metric, plan, sum, until_settled};
+use chaos_tests::moving::{PULLED_BYTES, groups, plan, sum, until_settled};
 use chaos_tests::outcome::{still_plays, until_ready, watch_everywhere};
 use chaos_tests::player::Player;
 use chaos_tests::wait;
@@ -135,7 +135,7 @@ async fn a_dead_node_is_replaced_and_used_again_when_it_is_back() -> Result<()> 
         })
         .await?;
         until_settled(cluster, 0, MOVED_WITHIN).await?;
-        let copied = metric(&cluster.nodes[3].client()?, PULLED_BYTES).await?;
+        let copied = cluster.nodes[3].client()?.metric(PULLED_BYTES).await?;
         eprintln!("it holds {held} bytes and copied {copied} when it came back");
         ensure!(copied * 10 <= held, "{copied} of {held} bytes were copied again");
         for id in &videos {

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use chaos_tests::cluster::{Cluster, Node};
 use chaos_tests::faults::Fault;
-use chaos_tests::moving::metric;
 use chaos_tests::wait;
 use tokio::process::Command;
 
@@ -54,7 +53,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     cluster.restart(2)?;
     cluster.wait_until_ready().await?;
     tokio::time::sleep(IDLE_FOR).await;
-    let blocks = metric(&cluster.nodes[2].client()?, "reelraft_blocks").await?;
+    let blocks = cluster.nodes[2].client()?.metric("reelraft_blocks").await?;
     ensure!(blocks >= BLOCKS, "it has {blocks} blocks");
     let (_, words) = idle(&cluster.nodes[2])?;
     report.add(

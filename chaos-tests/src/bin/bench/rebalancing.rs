@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use chaos_tests::client::Client;
 use chaos_tests::cluster::Cluster;
 use chaos_tests::faults::Fault;
-use chaos_tests::moving::{PULLED_BYTES, groups, metric, plan, sum, until_settled};
+use chaos_tests::moving::{PULLED_BYTES, groups, plan, sum, until_settled};
 use chaos_tests::outcome::until_ready_within;
 use chaos_tests::player::watch;
 use chaos_tests::wait;
@@ -86,7 +86,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
     until_settled(&cluster, 0, MOVED_WITHIN).await?;
     let took = began.elapsed();
     let moved = sum(&cluster, PULLED_BYTES).await? - before;
-    let holds = metric(&cluster.nodes[4].client()?, HELD_BYTES).await?;
+    let holds = cluster.nodes[4].client()?.metric(HELD_BYTES).await?;
     let of_all = holds as f64 / sum(&cluster, HELD_BYTES).await? as f64;
     let note = format!("it holds {:.0} % of all; ", of_all * 100.0);
     add(report, "a fifth node joins", moved, holds, &note, took);
@@ -126,7 +126,7 @@ async fn dies(report: &mut Report, cluster: &mut Cluster, paths: &[String]) -> R
     let leader = cluster.leader().await?;
     let victim = (0..4).rev().find(|place| *place != leader).context("one follows")?;
     let survivors: Vec<_> = (0..4).filter(|place| *place != victim).collect();
-    let had = metric(&cluster.nodes[victim].client()?, HELD_BYTES).await?;
+    let had = cluster.nodes[victim].client()?.metric(HELD_BYTES).await?;
     let viewers = Viewers::start(cluster, &survivors, paths)?;
     tokio::time::sleep(BEFORE).await;
     let quiet = Instant::now();
@@ -199,7 +199,7 @@ async fn dies(report: &mut Report, cluster: &mut Cluster, paths: &[String]) -> R
 async fn at(cluster: &Cluster, places: impl IntoIterator<Item = usize>, name: &str) -> Result<u64> {
     let mut sum = 0;
     for place in places {
-        sum += metric(&cluster.nodes[place].client()?, name).await?;
+        sum += cluster.nodes[place].client()?.metric(name).await?;
     }
     Ok(sum)
 }

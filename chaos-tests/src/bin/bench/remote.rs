@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use chaos_tests::client::Client;
 use chaos_tests::cluster::Cluster;
 use chaos_tests::faults::{Fault, inflict};
-use chaos_tests::moving::{metric, until_settled};
+use chaos_tests::moving::until_settled;
 use chaos_tests::outcome::until_ready_within;
 use chaos_tests::player::watch;
 use tempfile::TempDir;
@@ -76,9 +76,9 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
         if len < SEGMENT_BYTES_MIN {
             continue;
         }
-        let before = metric(&gateway, READ_FROM_OTHERS).await?;
+        let before = gateway.metric(READ_FROM_OTHERS).await?;
         gateway.bytes(&path).await?;
-        if metric(&gateway, READ_FROM_OTHERS).await? > before {
+        if gateway.metric(READ_FROM_OTHERS).await? > before {
             elsewhere.push(path);
         }
     }
@@ -122,7 +122,7 @@ pub(crate) async fn run(report: &mut Report) -> Result<()> {
 
 /// Reads them one after the other, again and again.
 async fn read(gateway: &Client, paths: &[String]) -> Result<Reads> {
-    let before = metric(gateway, READ_FROM_OTHERS).await?;
+    let before = gateway.metric(READ_FROM_OTHERS).await?;
     let (mut times, mut bytes) = (Vec::new(), 0);
     let began = Instant::now();
     let mut paths = paths.iter().cycle();
@@ -132,6 +132,6 @@ async fn read(gateway: &Client, paths: &[String]) -> Result<Reads> {
         bytes += gateway.bytes(path).await?.len() as u64;
         times.push(asked.elapsed());
     }
-    let from_others = metric(gateway, READ_FROM_OTHERS).await? - before;
+    let from_others = gateway.metric(READ_FROM_OTHERS).await? - before;
     Ok(Reads { times, bytes, from_others })
 }
