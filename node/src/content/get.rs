@@ -155,6 +155,7 @@ impl Inner {
             match content.store.put(block.hash, bytes, put_index).await {
                 Ok(()) => {
                     content.missing.found(&block.hash);
+                    content.made(block, "read");
                     content.heal_trouble.over();
                 }
                 Err(error) => {

@@ -88,9 +88,12 @@ impl Repairer {
         let others = holders.iter().filter(|node| **node != self.inner.node);
         others.filter(|node| self.inner.is_up(**node)).count()
     }
+}
 
-    fn made(&self, block: BlockRef, way: &'static str) {
-        self.inner.repaired.note(u64::from(block.len));
+impl Inner {
+    /// A copy was made that was missing.
+    pub(super) fn made(&self, block: BlockRef, way: &'static str) {
+        self.repaired.note(u64::from(block.len));
         metrics::counter!("reelraft_content_repaired_blocks_total", "way" => way).increment(1);
         metrics::counter!("reelraft_content_repaired_bytes_total", "way" => way)
             .increment(u64::from(block.len));

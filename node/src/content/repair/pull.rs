@@ -157,7 +157,7 @@ impl Repairer {
             }
         }
         inner.missing.found(&block.hash);
-        self.made(block, "pulled");
+        self.inner.made(block, "pulled");
         Ok(())
     }
 }

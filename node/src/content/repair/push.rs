@@ -108,7 +108,7 @@ impl Repairer {
         match timeout(PUSH_DEADLINE, push).await {
             Ok(Ok(())) => {
                 inner.owed.settle(node, block.hash);
-                self.made(block, "pushed");
+                self.inner.made(block, "pushed");
                 Ok(())
             }
             Ok(Err(status)) => {
