@@ -15,13 +15,16 @@
 //! - What moves by choice, because a node came, is to leave, or offers more or less, moves in steps of few groups
 //!   ([`placement::step()`]), and no step follows another one while copies of the present layout have still to be made. So a
 //!   block is never more than one layout away from where it should be, and what is called off costs no more than a step.
-//!   Holders that are away are not waited for.
+//!   Holders that are away are not waited for, nor are those that are to leave, that take no copies because their disk is full or
+//!   their store is out of order, or that have not come closer for [`STALL`]: the remedy may be the very node that is to come.
+//!   That loses nothing: a copy is given up only when all holders have confirmed that block.
 //! - When a holder was removed or is replaced, its blocks lack a copy: all its groups move at once, and nothing is waited for.
 //!
 //! The loop runs on every node and does nothing on all but the leader. Two nodes that both believe to be it do no harm: a
 //! layout is refused unless it follows the present one.
 
 mod plan;
+mod progress;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,8 +44,11 @@ use tokio_util::sync::CancellationToken;
 use super::Member;
 use super::copies::Copies;
 pub use plan::{Change, NodePlan, Plan, plan};
+use progress::Progress;
 
+use crate::observe::Stats;
 use crate::raft::RaftRole;
+use crate::watermark::DiskPressure;
 
 /// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -55,17 +61,23 @@ const SILENT_PART: usize = 3;
 /// keep the others out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the next layout waits for a holder that lacks blocks and does not come to lack fewer. What it lacks may be lost, or
+/// with nodes that are away. Longer than the longest pause between two attempts to get a block.
+const STALL: Duration = Duration::from_secs(120);
+
 /// Proposes layouts until `stop`, whenever this node leads.
 pub(super) async fn run(member: Arc<Member>, backend: Arc<dyn Backend>, stop: CancellationToken) {
     let mut wanted = Wanted::default();
     let mut waiting_since = None;
+    let mut progress = Progress::default();
     let mut reason = None;
     while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         if member.consensus().status().role != RaftRole::Leader {
             waiting_since = None;
+            progress = Progress::default();
             continue;
         }
-        let situation = match Situation::look(&member) {
+        let mut situation = match Situation::look(&member) {
             Ok(Some(situation)) => situation,
             Ok(None) => continue,
             Err(error) => {
@@ -73,6 +85,7 @@ pub(super) async fn run(member: Arc<Member>, backend: Arc<dyn Backend>, stop: Ca
                 continue;
             }
         };
+        progress.note(&mut situation, Instant::now());
         if !situation.awaits_somebody() {
             waiting_since = None;
         }
@@ -108,6 +121,8 @@ struct Seen {
     /// Whether it has been heard of.
     here: bool,
     copies: Copies,
+    /// Whether it cannot get what it lacks, as far as anybody can tell.
+    stuck: bool,
     /// Whether it has been silent for so long that nobody waits for it, and nobody has said that it will come back.
     dead: bool,
     /// Bytes of its blocks, as it said last.
@@ -119,12 +134,26 @@ impl Member {
         let copies = self.copies_of(node, layout_epoch, announced);
         let here = self.is_here(node);
         if node == self.id() {
-            return Seen { here, copies, dead: false, bytes: self.stats().bytes };
+            let said = self.stats();
+            return Seen {
+                here,
+                copies,
+                stuck: !takes_copies(&said),
+                dead: false,
+                bytes: said.bytes,
+            };
         }
         let observed = self.observer().observe(node);
         let dead = observed.status == NodeStatus::Dead && !announced;
-        Seen { here, copies, dead, bytes: observed.said.map_or(0, |said| said.bytes) }
+        let stuck = observed.said.as_ref().is_some_and(|said| !takes_copies(said));
+        Seen { here, copies, stuck, dead, bytes: observed.said.map_or(0, |said| said.bytes) }
     }
+}
+
+/// Whether a node that says this of itself can make the copies that it lacks.
+fn takes_copies(said: &Stats) -> bool {
+    !said.refuses_blocks
+        && said.disk.is_none_or(|space| DiskPressure::of(space) < DiskPressure::NoCopies)
 }
 
 /// What the next layout depends on.
@@ -291,9 +320,12 @@ impl Situation {
 
     /// A holder that does not have all it should have, and might soon.
     fn incomplete(&self) -> Option<String> {
-        self.holders().find_map(|(node, store)| match store.map(|store| store.seen.copies) {
-            None | Some(Copies::Whole { .. } | Copies::Away) => None,
-            Some(copies @ (Copies::Lacks(_) | Copies::Unknown)) => {
+        let awaited = self.holders().filter_map(|(node, store)| Some((node, store?)));
+        let mut awaited =
+            awaited.filter(|(_, store)| store.leaving_since_ms.is_none() && !store.seen.stuck);
+        awaited.find_map(|(node, store)| match store.seen.copies {
+            Copies::Whole { .. } | Copies::Away => None,
+            copies @ (Copies::Lacks(_) | Copies::Unknown) => {
                 copies.trouble().map(|trouble| format!("node {node} {trouble}"))
             }
         })

@@ -16,6 +16,8 @@ struct World {
     absent: BTreeSet<u64>,
     copies: BTreeMap<u64, Copies>,
     dead: BTreeSet<u64>,
+    /// They can get no copies.
+    stuck: BTreeSet<u64>,
     /// Of blocks, on each node.
     bytes: u64,
     present: Layout,
@@ -78,6 +80,7 @@ impl World {
         let seen = |node: NodeId, _: u64, _: bool| Seen {
             here: !self.absent.contains(&node.0),
             copies: self.copies.get(&node.0).copied().unwrap_or(WHOLE),
+            stuck: self.stuck.contains(&node.0),
             dead: self.dead.contains(&node.0),
             bytes: self.bytes,
         };
@@ -378,4 +381,71 @@ fn a_plan_says_what_a_change_would_move() {
     world.copies.insert(2, Copies::Lacks(3));
     let due = plan(&world.situation(), &Change::default(), 64 << 20).unwrap();
     assert!(due.copies > 500 && due.waiting_for.unwrap().contains("lacks 3 blocks"));
+}
+
+#[test]
+fn who_cannot_get_its_copies_keeps_no_help_away() {
+    let mut world = World::settled(1..=3);
+    world.add(4);
+    // Its disk is full, or its store is out of order.
+    for copies in [Copies::Lacks(7), Copies::Unknown] {
+        world.copies.insert(2, copies);
+        assert!(matches!(world.next(), Next::Wait(_)));
+        world.stuck.insert(2);
+        assert!(matches!(world.next(), Next::Take(_)), "{copies:?}");
+        world.stuck.clear();
+    }
+    world.copies.clear();
+    assert_eq!(world.take(), [1, 2, 3, 4]);
+    // Nor does one that is about to leave.
+    world.drain(2, 1);
+    world.copies.insert(2, Copies::Lacks(7));
+    assert!(matches!(world.next(), Next::Take(_)));
+}
+
+#[test]
+fn who_comes_no_closer_is_waited_for_only_so_long() {
+    let mut world = World::settled(1..=3);
+    world.add(4);
+    let (mut progress, start) = (Progress::default(), Instant::now());
+    let mut waits = |world: &World, after: Duration| {
+        let mut situation = world.situation();
+        progress.note(&mut situation, start + after);
+        match next(&situation, &mut Wanted::default(), Duration::ZERO) {
+            Next::Nothing => panic!("nothing is due"),
+            Next::Wait(_) => true,
+            Next::Take(_) => false,
+        }
+    };
+    let second = Duration::from_secs(1);
+    world.copies.insert(2, Copies::Lacks(7));
+    assert!(waits(&world, Duration::ZERO));
+    // It came closer a second before.
+    world.copies.insert(2, Copies::Lacks(1));
+    assert!(waits(&world, STALL - second));
+    assert!(waits(&world, STALL));
+    assert!(waits(&world, STALL * 2 - second * 2));
+    assert!(!waits(&world, STALL * 2));
+    // A next layout that gives it nothing more does not begin anew; one that does, does.
+    world.take_anyhow();
+    world.add(5);
+    world.copies.insert(2, Copies::Unknown);
+    assert!(waits(&world, STALL * 2), "it may have been given something");
+    world.copies.insert(2, Copies::Lacks(1));
+    assert!(!waits(&world, STALL * 2));
+    world.take_anyhow();
+    world.add(6);
+    world.copies.insert(2, Copies::Lacks(9));
+    assert!(waits(&world, STALL * 2));
+    assert!(waits(&world, STALL * 3 - second));
+    assert!(!waits(&world, STALL * 3));
+}
+
+impl World {
+    /// Takes the next layout, whoever it would wait for.
+    fn take_anyhow(&mut self) {
+        let copies = std::mem::take(&mut self.copies);
+        self.take();
+        self.copies = copies;
+    }
 }
