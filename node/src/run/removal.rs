@@ -10,14 +10,14 @@
 //!   other holder has all its blocks, as far as these were stored when the layout was still the one before.
 //! - People may upload through a node that is being drained as long as it has other things to hand over, which may take
 //!   hours. After that it takes no more uploads and is not ready, so that it can be removed however busy the site is.
-//! - By force a node is removed only when it does not answer, and only when each block that it holds is held by another node
-//!   that answers and lacks nothing. Otherwise this would turn blocks that cannot be had now into blocks that are lost.
+//! - By force a node is removed only when it does not answer, and only when each block that it holds, or held before it was
+//!   replaced, is held by another node that answers and lacks nothing. Otherwise this would turn blocks that cannot be had now into blocks that are lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::catalog;
 use cluster::ids::NodeId;
-use cluster::placement::{GROUPS, Layout};
+use cluster::placement::{Earlier, GROUPS, Layout};
 use cluster::tables::members::{MemberRow, MemberState};
 use cluster::view::ViewError;
 use gateway::backend::NodeStatus;
@@ -87,6 +87,8 @@ struct Facts {
     /// Whether it can be told that it has no blocks at all.
     empty: bool,
     layout: Layout,
+    /// Who may have copies still of what the layout has moved.
+    earlier: Earlier,
     /// The other holders that belong to the cluster.
     copies: BTreeMap<NodeId, Copies>,
     /// Why the layout goes on naming it although it is to leave.
@@ -142,6 +144,7 @@ impl Facts {
             voters,
             leads: member.consensus().status().leader == Some(node),
             jobs: catalog::leases_of(&view, node)?.len() as u64,
+            earlier: catalog::earlier_holders(&view)?,
             layout,
         })
     }
@@ -233,6 +236,12 @@ impl Facts {
         Some(format!("{who} to look once more whether they lack blocks, which takes some seconds"))
     }
 
+    /// Whether it may have copies of blocks in this group: it keeps them when the layout gives the group to others.
+    fn may_have(&self, group: u16) -> bool {
+        let earlier = self.earlier.holders_of_group(group);
+        self.layout.holders_of_group(group).iter().chain(earlier).any(|id| *id == self.node)
+    }
+
     fn nobody_stays(&self) -> Option<String> {
         (!self.others_stay).then(|| {
             format!(
@@ -264,7 +273,7 @@ impl Facts {
         let at_risk: Vec<u16> = (0..GROUPS)
             .filter(|group| {
                 let holders = self.layout.holders_of_group(*group);
-                holders.contains(&node) && !holders.iter().any(whole)
+                self.may_have(*group) && !holders.iter().any(whole)
             })
             .collect();
         if !at_risk.is_empty() {
@@ -312,6 +321,7 @@ mod tests {
             lost: false,
             empty: false,
             layout: compute(&candidates, None),
+            earlier: Earlier::default(),
             copies: others.iter().map(|id| (*id, SETTLED)).collect(),
             kept: None,
             voters: others.clone(),
@@ -437,5 +447,26 @@ mod tests {
         let candidate = Candidate { id: NodeId(4), zone: String::new(), weight: 1 };
         let last = Facts { layout: compute(&[candidate], None), copies: BTreeMap::new(), ..facts };
         reason(&last, true, "no other node holds them");
+    }
+
+    #[test]
+    fn what_was_replaced_may_have_the_only_copies_until_the_others_have_theirs() {
+        let mut facts = lost();
+        // Node 5 got what node 4 had.
+        let candidates: Vec<Candidate> = [1, 2, 3, 5]
+            .map(|id| Candidate { id: NodeId(id), zone: id.to_string(), weight: 1 })
+            .into();
+        let next = compute(&candidates, Some(&facts.layout));
+        facts.earlier = Earlier::default().after(&facts.layout, &next, |_| true);
+        facts.layout = next;
+        assert_eq!(facts.groups(), 0);
+        // Two of the others are away, and the new one has pulled nothing.
+        facts.copies.insert(NodeId(1), Copies::Away);
+        facts.copies.insert(NodeId(2), Copies::Away);
+        facts.copies.insert(NodeId(5), Copies::Lacks(7));
+        reason(&facts, true, "may have the only copies");
+        reason(&facts, true, "node 5 lacks 7 blocks");
+        facts.copies.insert(NodeId(5), SETTLED);
+        assert_eq!(facts.why_not(true), Vec::<String>::new());
     }
 }
