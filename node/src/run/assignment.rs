@@ -11,7 +11,8 @@
 //! - A node that is *dead* (silent for ten minutes, unless set up otherwise) and not in maintenance is replaced: the next
 //!   layout does not name it, as long as enough others remain. It stays a member, and gets groups again when it is back; where
 //!   that makes no difference, those whose copies it still has. A node that is only down stays in the layout: most come back.
-//! - When more than a third of the holders are silent, it is more likely the network or this node: nobody is replaced.
+//! - When more than a third of the nodes that are to hold blocks are silent, those that were replaced already among them, it is
+//!   more likely the network or this node: nobody is replaced.
 //! - What moves by choice, because a node came, is to leave, or offers more or less, moves in steps of few groups
 //!   ([`placement::step()`]), and no step follows another one while copies of the present layout have still to be made. So a
 //!   block is never more than one layout away from where it should be, and what is called off costs no more than a step.
@@ -53,7 +54,7 @@ use crate::watermark::DiskPressure;
 /// How often the leader looks. A new cluster waits for it; it costs some reads of small tables.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// When more than one in so many holders are silent, nobody is replaced: rarely do so many die within minutes, and copying what
+/// When more than one in so many nodes that are to hold blocks are silent, nobody is replaced: rarely do so many die within minutes, and copying what
 /// they hold would take all disks and cables for days, for nothing if they come back.
 const SILENT_PART: usize = 3;
 
@@ -244,14 +245,21 @@ impl Situation {
         })
     }
 
+    /// Whether so many are silent that it may be this node that hears nothing. Those that were replaced count for as long as they
+    /// are silent: otherwise a cluster would be copied third by third.
+    fn hears_too_few(&self) -> bool {
+        let (mut all, mut silent) = (0, 0);
+        for store in self.stores.values().filter(|store| store.leaving_since_ms.is_none()) {
+            all += 1;
+            silent += usize::from(store.seen.copies == Copies::Away);
+        }
+        silent * SILENT_PART > all
+    }
+
     /// The dead holders, none when so many are silent that it may be this node that hears nothing, or when too few would
     /// remain.
     fn replaced(&self) -> BTreeSet<NodeId> {
-        let silent = |(_, store): &(NodeId, Option<&Store>)| {
-            store.is_some_and(|store| store.seen.copies == Copies::Away)
-        };
-        let (holders, silent) = (self.holders().count(), self.holders().filter(silent).count());
-        if silent * SILENT_PART > holders || self.remaining() < self.present.copies() {
+        if self.hears_too_few() || self.remaining() < self.present.copies() {
             return BTreeSet::new();
         }
         let dead = self.staying().filter(|store| store.seen.dead);

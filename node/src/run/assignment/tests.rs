@@ -449,3 +449,20 @@ impl World {
         self.copies = copies;
     }
 }
+
+#[test]
+fn those_that_were_replaced_count_as_silent() {
+    let mut world = World::settled(1..=9);
+    for id in 1..=3 {
+        world.die(id);
+    }
+    assert_eq!(world.take(), [4, 5, 6, 7, 8, 9]);
+    world.die(4);
+    world.die(5);
+    assert_eq!(world.next(), Next::Nothing, "five of nine");
+    // Those that will not come back are removed.
+    for id in 1..=3 {
+        world.remove(id);
+    }
+    assert_eq!(world.take(), [6, 7, 8, 9]);
+}
