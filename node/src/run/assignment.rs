@@ -19,7 +19,8 @@
 //!   Holders that are away are not waited for, nor are those that are to leave, that take no copies because their disk is full or
 //!   their store is out of order, or that have not come closer for [`STALL`]: the remedy may be the very node that is to come.
 //!   That loses nothing: a copy is given up only when all holders have confirmed that block.
-//! - When a holder was removed or is replaced, its blocks lack a copy: all its groups move at once, and nothing is waited for.
+//! - When a holder was removed or is replaced, or died while it was to leave, its blocks lack a copy: all its groups move at once,
+//!   and nothing is waited for.
 //!
 //! The loop runs on every node and does nothing on all but the leader. Two nodes that both believe to be it do no harm: a
 //! layout is refused unless it follows the present one.
@@ -232,10 +233,15 @@ impl Situation {
         self.present.nodes().into_iter().map(|node| (node, self.stores.get(&node)))
     }
 
-    /// The holders whose copies are given up for lost: those that have left the cluster, and those that are replaced.
+    /// The holders whose copies are given up for lost: those that have left the cluster, those that are replaced, and those that
+    /// have died while they were to leave.
     fn lost_holders(&self) -> BTreeSet<NodeId> {
-        let removed = self.holders().filter(|(_, store)| store.is_none()).map(|(node, _)| node);
-        removed.chain(self.replaced()).collect()
+        let gives_up = self.gives_up();
+        let lost = self.holders().filter(|(_, store)| match store {
+            None => true,
+            Some(store) => gives_up && store.seen.dead,
+        });
+        lost.map(|(node, _)| node).collect()
     }
 
     /// Those that are to stay and are here, or were.
@@ -256,10 +262,14 @@ impl Situation {
         silent * SILENT_PART > all
     }
 
-    /// The dead holders, none when so many are silent that it may be this node that hears nothing, or when too few would
-    /// remain.
+    /// Whether dead holders are given up for lost: not when it may be this node that hears nothing, nor when too few would remain.
+    fn gives_up(&self) -> bool {
+        !self.hears_too_few() && self.remaining() >= self.present.copies()
+    }
+
+    /// The dead ones that were to stay.
     fn replaced(&self) -> BTreeSet<NodeId> {
-        if self.hears_too_few() || self.remaining() < self.present.copies() {
+        if !self.gives_up() {
             return BTreeSet::new();
         }
         let dead = self.staying().filter(|store| store.seen.dead);

@@ -466,3 +466,34 @@ fn those_that_were_replaced_count_as_silent() {
     }
     assert_eq!(world.take(), [6, 7, 8, 9]);
 }
+
+#[test]
+fn one_that_dies_while_it_leaves_is_replaced_at_once() {
+    let mut world = World::settled(1..=6);
+    world.bytes = 12 << 30;
+    world.drain(2, 1);
+    let groups = |world: &World| world.present.loads().get(&NodeId(2)).copied().unwrap_or(0);
+    let before = groups(&world);
+    world.take();
+    assert!(groups(&world) > before / 2, "in steps");
+    world.die(2);
+    // Whatever the others lack.
+    world.copies.insert(1, Copies::Lacks(5));
+    assert_eq!(world.take(), [1, 3, 4, 5, 6]);
+
+    // Not when so many are silent that it may be the network.
+    let mut split = World::settled(1..=6);
+    split.bytes = 12 << 30;
+    split.drain(2, 1);
+    for id in [2, 3, 4] {
+        split.die(id);
+    }
+    let before = groups(&split);
+    split.take();
+    assert!(groups(&split) > before / 2);
+    // Nor when it cannot be spared.
+    let mut small = World::settled(1..=3);
+    small.drain(2, 1);
+    small.die(2);
+    assert_eq!(small.next(), Next::Nothing);
+}
