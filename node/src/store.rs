@@ -162,6 +162,13 @@ pub trait BlockStore: Send + Sync + 'static {
         condition: Box<DeleteCondition>,
     ) -> Result<bool, StoreError>;
 
+    /// For each of these whether a copy is here and not in quarantine; if so, its `put_index` is at least this from now on, as if
+    /// it had been put again, and durably so when this returns. Looks at names, not at bytes. No copy is deleted in between.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] and [`StoreError::Unavailable`].
+    async fn keep(&self, hashes: Vec<BlockHash>, put_index: u64) -> Result<Vec<bool>, StoreError>;
+
     /// Up to `limit` blocks in the order of their hashes, `from` (inclusive) to `to` (inclusive). A placement group is such
     /// a range.
     ///

@@ -10,7 +10,8 @@
 //!    this node as a holder, and its copy was put at or before *i* ([`may_ask`]).
 //! 2. It asks every holder of *e*. A holder answers yes when it has applied *i* and *e* itself, **its own** newest layout
 //!    names it as a holder, its catalog says that the block is referenced, and it has a good copy ([`may_confirm`]). The copy
-//!    is looked at under the lock of its hash, after the catalog was read.
+//!    is looked at under the lock of its hash, after the catalog was read, and its put index is raised to *i*, durably before
+//!    the answer.
 //! 3. When all said yes, it deletes its copy, unless its own layout is another one than *e* by now, or the copy was put again
 //!    ([`may_release`]). Both are looked at under the lock of the hash.
 //!
@@ -29,7 +30,9 @@
 //! where the block is referenced, is past every `N < i`: what it has then, no earlier reaping takes away any more. A later one is for
 //! a block that nothing refers to; whatever names it again relies only on copies put after that `N`, and the asker's copy, if
 //! it is one of those, has been put again: step 3 leaves it. Here an epoch alone would not do: a holder that has applied the layout but not yet the
-//! reaping would confirm a copy that it is about to collect.
+//! reaping would confirm a copy that it is about to collect. Nor would it do to have applied *i* once: a power cut may take a
+//! holder's catalog back to before *i*, where the block is still to be collected by an earlier *N*. Its copy has a put index of *i* by
+//! then, and stays.
 //!
 //! Both arguments are checked by exhaustion for small clusters in this module's tests, which also show that leaving out any one of the
 //! conditions loses a block.

@@ -25,7 +25,7 @@ const BLOCK_BYTES_HEADER: &str = "reelraft-block-bytes";
 /// Hashes in one `Has` call: 128 KiB of them.
 pub const HAS_MAX: usize = 4096;
 
-/// Hashes in one `Confirm` call: each costs a look under a lock.
+/// Hashes in one `Confirm` call: each costs a row that is written.
 pub const CONFIRM_MAX: usize = 1024;
 
 /// How long a `Confirm` waits for the log. A node that is further behind is asked again later.

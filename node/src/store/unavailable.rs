@@ -48,6 +48,10 @@ impl BlockStore for UnavailableStore {
         Err(self.refusal())
     }
 
+    async fn keep(&self, _: Vec<BlockHash>, _: u64) -> Result<Vec<bool>, StoreError> {
+        Err(self.refusal())
+    }
+
     async fn list(
         &self,
         _: BlockHash,

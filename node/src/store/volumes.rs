@@ -234,6 +234,20 @@ impl BlockStore for VolumeBlockStore {
         self.write(move |store| store.engine.delete_if(hash, condition)).await
     }
 
+    async fn keep(&self, hashes: Vec<BlockHash>, put_index: u64) -> Result<Vec<bool>, StoreError> {
+        let (kept, ticket) = self
+            .write(move |store| {
+                let kept = hashes.iter().map(|hash| store.engine.keep(hash, put_index));
+                let kept: Vec<bool> = kept.collect::<Result<_, _>>()?;
+                // Also when nothing was raised: what was raised a moment ago may not be durable yet.
+                Ok((kept, store.committer.join(Change::Rows)))
+            })
+            .await?;
+        let failed = |reason: Arc<str>| StoreError::ReadOnly { reason: reason.to_string() };
+        ticket.durable().await.map_err(failed)?;
+        Ok(kept)
+    }
+
     async fn list(
         &self,
         from: BlockHash,

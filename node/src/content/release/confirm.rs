@@ -1,7 +1,6 @@
 //! A holder's answer to somebody who would like to give up a copy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cluster::catalog;
 use cluster::ids::{BlockHash, NodeId};
@@ -57,20 +56,6 @@ impl Confirming {
             })
             .await
     }
-
-    /// Whether there is a copy at a moment when nobody deletes it.
-    async fn is_here(&self, hash: BlockHash) -> Result<bool, Status> {
-        let seen = Arc::new(AtomicBool::new(false));
-        let noted = Arc::clone(&seen);
-        // The condition is looked at under the lock of the hash. It is never met: nothing is deleted here.
-        let look = move |_: &crate::store::StoredBlock| {
-            noted.store(true, Ordering::Release);
-            false
-        };
-        let looked = self.store.delete_if(hash, Box::new(look)).await;
-        looked.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        Ok(seen.load(Ordering::Acquire))
-    }
 }
 
 #[tonic::async_trait]
@@ -87,21 +72,22 @@ impl Confirms for Confirming {
         // First the catalog, then the copies: whoever deletes one in between reads a catalog that is no older.
         let unreadable = |error: ViewError| Status::failed_precondition(error.to_string());
         let known = self.known(hashes.clone()).await.map_err(unreadable)?;
-        let good = self.store.has(hashes.clone()).await;
-        let good = good.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let mut confirmed = Vec::with_capacity(hashes.len());
-        for ((hash, row), good) in hashes.iter().zip(&known.rows).zip(good) {
-            let has_copy = good && self.is_here(*hash).await?;
+        let holds = |hash: &BlockHash, row: Option<&BlockRow>| {
             let holders = known.layout.holders(hash);
-            confirmed.push(release::may_confirm(
-                asked,
-                known.at,
-                holders,
-                self.node,
-                row.as_ref(),
-                has_copy,
-            ));
-        }
-        Ok(confirmed)
+            release::may_confirm(asked, known.at, holders, self.node, row, true)
+        };
+        let promised: Vec<bool> =
+            hashes.iter().zip(&known.rows).map(|(hash, row)| holds(hash, row.as_ref())).collect();
+        let wanted = hashes.iter().zip(&promised).filter(|(_, promised)| **promised);
+        let wanted: Vec<BlockHash> = wanted.map(|(hash, _)| *hash).collect();
+        // Whoever asked relies on these copies as on one that was put at that moment. What the log said later may be gone after
+        // a power cut here, and a collector that goes by the catalog from before has to leave them alone.
+        let kept = match wanted.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.store.keep(wanted, asked.applied).await,
+        };
+        let kept = kept.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        let mut kept = kept.into_iter();
+        Ok(promised.into_iter().map(|promised| promised && kept.next() == Some(true)).collect())
     }
 }

@@ -78,6 +78,10 @@ impl BlockStore for FakeStore {
         unreachable!("a scrub deletes nothing")
     }
 
+    async fn keep(&self, _: Vec<BlockHash>, _: u64) -> Result<Vec<bool>, StoreError> {
+        unreachable!("a scrub promises nothing")
+    }
+
     async fn list(
         &self,
         from: BlockHash,

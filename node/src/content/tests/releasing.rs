@@ -1,8 +1,10 @@
 //! Copies that belong on other nodes by now are given up when those have them, and not before.
 
+use cluster::placement::release::Moment;
+
 use super::super::release::{Release, ReleaseParts};
 use super::*;
-use cluster::placement::release::Moment;
+use crate::rpc::blocks::Confirms;
 
 fn release(node: &Node) -> Release {
     let up = Arc::clone(&node.up);
@@ -111,4 +113,34 @@ async fn a_holder_answers_for_itself_alone() {
     let many = vec![unknown; rpc::blocks::CONFIRM_MAX + 1];
     let refused = client.confirm(NodeId(1), &many, now()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_copy_that_was_confirmed_counts_as_put_when_it_was_asked_for() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let bytes = Bytes::from_static(b"asked for");
+    let block = BlockRef { hash: BlockHash::of(&bytes), len: 9 };
+    node.store.put(block.hash, bytes, 0).await.unwrap();
+    let applied = cluster.catalog.applied.subscribe();
+    let store = Arc::new(node.store.clone());
+    let moments = cluster.catalog.moments();
+    let confirming = release::Confirming::new(node.local.node_id, store, moments, applied);
+    let put_index = async || {
+        let listed = node.store.list(block.hash, block.hash, 1).await.unwrap();
+        listed[0].put_index
+    };
+    let ask = async || {
+        let asked = Moment { epoch: 1, applied: *cluster.catalog.applied.borrow() };
+        let other = BlockHash::of(b"not here");
+        (asked.applied, confirming.confirm(asked, vec![other, block.hash]).await.unwrap())
+    };
+    // Nothing refers to it: nothing is promised.
+    assert_eq!(ask().await.1, [false, false]);
+    assert_eq!(put_index().await, 0);
+    cluster.catalog.refer_to(block);
+    let (asked_at, confirmed) = ask().await;
+    assert_eq!(confirmed, [false, true]);
+    assert!(asked_at > 0);
+    assert_eq!(put_index().await, asked_at);
 }

@@ -207,6 +207,14 @@ impl Engine {
         Ok(true)
     }
 
+    /// Raises the index of a good copy, not yet durably. Whether there is one.
+    pub(super) fn keep(&self, hash: &BlockHash, put_index: u64) -> Result<bool, StoreError> {
+        match self.index.row(hash) {
+            Some(row) => self.raise(hash, &row, put_index),
+            None => Ok(false),
+        }
+    }
+
     /// Makes rows durable if any was changed in a way that no record tells of.
     pub(super) fn sync_raised(&self) -> Result<bool, String> {
         // Taken back before, so that a change that comes meanwhile is not forgotten.

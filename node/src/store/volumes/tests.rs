@@ -108,6 +108,21 @@ async fn putting_again_counts_once_and_never_lowers_the_index() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_kept_counts_as_put_again_also_after_opening_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ((first, bytes), (second, others), (third, _)) = (block(1, 50), block(2, 50), block(3, 50));
+    let store = open(dir.path());
+    store.put(first, bytes, 5).await.unwrap();
+    store.put(second, others, 9).await.unwrap();
+    assert_eq!(store.keep(vec![first, third, second], 7).await.unwrap(), [true, false, true]);
+    drop(store);
+    let store = open(dir.path());
+    let listed = store.list(FIRST, LAST, 10).await.unwrap();
+    let index = |hash| listed.iter().find(|block| block.hash == hash).map(|block| block.put_index);
+    assert_eq!((index(first), index(second), index(third)), (Some(7), Some(9), None));
+}
+
+#[tokio::test]
 async fn what_is_no_block_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
