@@ -119,7 +119,8 @@ pub trait BlockStore: Send + Sync + 'static {
     /// The bytes of a block, verified.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Damaged`] when the copy proves bad or is known to be.
+    /// [`StoreError::NotFound`]; [`StoreError::Damaged`] when the copy proves bad or is known to be;
+    /// [`StoreError::Unavailable`] when nothing can be said about it now, as the process has too many files open for example.
     async fn get(&self, hash: BlockHash) -> Result<Bytes, StoreError>;
 
     /// Which of these are here and not in quarantine, in the same order. Looks at names, not at bytes.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, ensure};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use tracing_subscriber::EnvFilter;
 
 use super::shutdown::Shutdown;
@@ -67,6 +69,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         .collect();
     let (config, unknown) = config::load(args.config.as_deref(), &variables, &args.overrides())?;
     start_log(&config.log)?;
+    allow_open_files();
     for name in unknown {
         tracing::warn!(name, "no setting has this variable: is it a slip of the pen?");
     }
@@ -112,6 +115,15 @@ impl Args {
             .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
             .chain(self.settings.iter().cloned())
             .collect()
+    }
+}
+
+/// Systems give a process a thousand open files, which a gateway with many viewers uses up, and allow it far more when it asks.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "the limit of open files stays as it is");
     }
 }
 

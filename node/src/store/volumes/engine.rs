@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cluster::ids::BlockHash;
 
 use super::extents::{Extent, Reservation, Volumes};
+use super::file::{self, VolumeFile};
 use super::index::Index;
 use super::options::VolumeOptions;
 use super::reclaimer::{self, Reclaimer};
@@ -39,10 +40,14 @@ pub(super) enum Change {
     Rows,
 }
 
-/// Why a copy cannot be read: there is none, or it is not what it should be.
+/// Why a copy cannot be read.
 enum ReadFailure {
+    /// There is none.
     Missing,
+    /// It is not what it should be.
     Bad(String),
+    /// Nothing is known of it: something else is missing at this moment, or somebody has changed who may read it.
+    Passing(String),
 }
 
 /// How much a read has to prove.
@@ -174,6 +179,8 @@ impl Engine {
             // What was reserved is free again, and nobody was told of it.
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
                 StoreError::Full { free_bytes: self.free_bytes() }
+            } else if file::is_shortage(&error) {
+                StoreError::Unavailable { reason: format!("write failed: {error}") }
             } else {
                 StoreError::ReadOnly { reason: format!("write failed: {error}") }
             }
@@ -266,7 +273,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn measure(&self, file: &super::file::VolumeFile) {
+    pub(super) fn measure(&self, file: &VolumeFile) {
         self.volumes.measure(file);
     }
 
@@ -322,6 +329,7 @@ impl Engine {
                 let reason = match failure {
                     ReadFailure::Missing => "its volume is gone".to_owned(),
                     ReadFailure::Bad(reason) => reason,
+                    ReadFailure::Passing(reason) => return Err(StoreError::Unavailable { reason }),
                 };
                 if was_live {
                     tracing::error!(block = %hash, reason, "a copy is damaged and now in quarantine");
@@ -387,9 +395,15 @@ impl Engine {
         row: &BlockMeta,
         read: Read,
     ) -> Result<Bytes, ReadFailure> {
-        let bad = |error: io::Error| ReadFailure::Bad(error.to_string());
         let file = self.volumes.file(row.place.volume).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound { ReadFailure::Missing } else { bad(error) }
+            if error.kind() == io::ErrorKind::NotFound {
+                ReadFailure::Missing
+            } else if file::is_disk_failure(&error) {
+                ReadFailure::Bad(error.to_string())
+            } else {
+                let number = row.place.volume;
+                ReadFailure::Passing(format!("volume {number} cannot be opened: {error}"))
+            }
         })?;
         let (offset, len) = (row.place.offset + HEADER_BYTES as u64, row.len as usize);
         // What somebody reads again and again may stay in memory, but it says nothing about the disk.
@@ -397,7 +411,13 @@ impl Engine {
         if forget.is_some() {
             file.forget_cached(row.place.offset, Extent::of(row.place, row.len).bytes);
         }
-        let bytes = file.read(offset, len).map_err(bad)?;
+        let bytes = file.read(offset, len).map_err(|error| {
+            if file::is_shortage(&error) {
+                ReadFailure::Passing(format!("volume {} cannot be read: {error}", file.number))
+            } else {
+                ReadFailure::Bad(error.to_string())
+            }
+        })?;
         if forget == Some(true) {
             file.forget_cached(row.place.offset, Extent::of(row.place, row.len).bytes);
         }

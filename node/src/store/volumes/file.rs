@@ -50,6 +50,16 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// Whether the disk could not deliver what is on it.
+pub(super) fn is_disk_failure(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::IO)
+}
+
+/// Whether the process or the machine had too little of something that is not disk: it says nothing about what is there.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 impl VolumeFile {
     /// Makes a volume that is there after a power cut. What is left of a failed attempt has to be removed.
     ///
@@ -72,7 +82,11 @@ impl VolumeFile {
     /// When it is not there or cannot be read.
     pub(super) fn open(directory: &Path, number: u32) -> io::Result<Self> {
         let path = path_of(directory, number);
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            // A kernel that has found a file system damaged allows nothing but reading, which is what matters then.
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path)?,
+            opened => opened?,
+        };
         let mut volume = Self { number, key: None, file };
         volume.key = match volume.read(0, HEAD_BYTES) {
             Ok(head) => head

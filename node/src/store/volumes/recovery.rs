@@ -11,7 +11,7 @@
 use std::io;
 
 use super::extents::{Extent, Volumes};
-use super::file::VolumeFile;
+use super::file::{self, VolumeFile};
 use super::index::Index;
 use super::record::{ALIGNMENT, FIRST_RECORD, HEADER_BYTES, Header, record_bytes};
 use crate::store::BLOCK_BYTES_MAX;
@@ -91,7 +91,7 @@ fn read_if_there(file: &VolumeFile, offset: u64, len: usize) -> io::Result<Optio
     match file.read(offset, len) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+        Err(error) if file::is_disk_failure(&error) => {
             tracing::error!(volume = file.number, offset, %error, "part of a volume cannot be read");
             Ok(None)
         }
