@@ -103,7 +103,11 @@ fn read_if_there(file: &VolumeFile, offset: u64, len: usize) -> io::Result<Optio
 fn adopt(index: &Index, header: &Header, place: Place) -> Result<bool, String> {
     let before = index.row(&header.hash);
     // Of two records of one block the later was written because the earlier was bad, or deleted.
-    if before.is_some_and(|row| row.place > place) {
+    if let Some(row) = before.filter(|row| row.place > place) {
+        // Two puts of one block at a time come to rows in any order, so the earlier record may tell of the later put.
+        if row.put_index < header.put_index {
+            index.put_row(&header.hash, &BlockMeta { put_index: header.put_index, ..row })?;
+        }
         return Ok(false);
     }
     let row = BlockMeta {

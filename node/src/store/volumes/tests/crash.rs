@@ -159,6 +159,30 @@ async fn a_block_that_looks_like_a_record_is_not_taken_for_one() {
 }
 
 #[tokio::test]
+async fn of_two_puts_at_a_time_the_higher_index_is_found_again() {
+    for (first_index, second_index) in [(9, 5), (5, 9)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (hash, bytes) = block(1, 100_000);
+        // Both are written, and only the second comes to have a row.
+        let _first = store.engine.put(hash, &bytes, first_index).unwrap();
+        let second = store.engine.put(hash, &bytes, second_index).unwrap();
+        let Change::Record { hash, row, reservation } = second else { panic!("{second:?}") };
+        store.engine.place(hash, row, reservation).unwrap();
+        store.engine.note_tail(1).unwrap();
+        store.engine.sync_rows().unwrap();
+        let crashed = tempfile::tempdir().unwrap();
+        copy_directory(dir.path(), crashed.path());
+        for _ in 0..2 {
+            let store = open(crashed.path());
+            assert_all_right(&store, &[(hash, bytes.clone())]).await;
+            let listed = store.list(FIRST, LAST, usize::MAX).await.unwrap();
+            assert_eq!(listed[0].put_index, 9);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_volume_whose_head_is_damaged_is_read_and_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
