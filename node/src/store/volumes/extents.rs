@@ -51,7 +51,7 @@ struct VolumeState {
     extent_bytes: u64,
     /// Bytes on disk when last looked at.
     allocated_bytes: u64,
-    /// Records without a row cannot be found in it, as its head is damaged. Only what is known to be deleted is freed.
+    /// Records without a row cannot be found in it, as its head is damaged or the disk has lost it. Only what is known to be deleted is freed.
     is_headless: bool,
 }
 
@@ -79,7 +79,7 @@ impl Volumes {
     /// Takes stock of the files. What has been stored in them is told by [`Self::occupy`] afterwards.
     ///
     /// # Errors
-    /// When the directory or a file in it cannot be read.
+    /// When the directory cannot be read, or a file in it for another reason than that the disk has lost it.
     pub(super) fn open(
         directory: &Path,
         volume_bytes: u64,
@@ -87,7 +87,23 @@ impl Volumes {
     ) -> io::Result<Self> {
         let mut state = State::default();
         for number in file::list(directory)? {
-            let volume = VolumeFile::open(directory, number)?;
+            state.last = state.last.max(number);
+            let volume = match VolumeFile::open(directory, number) {
+                Err(error) if file::is_disk_failure(&error) => {
+                    tracing::error!(
+                        volume = number, %error,
+                        "a volume cannot be opened: its blocks prove damaged when they are read"
+                    );
+                    let lost = VolumeState {
+                        end: FIRST_RECORD,
+                        is_headless: true,
+                        ..VolumeState::default()
+                    };
+                    state.volumes.insert(number, lost);
+                    continue;
+                }
+                opened => opened?,
+            };
             if volume.is_unfinished()? {
                 std::fs::remove_file(file::path_of(directory, number))?;
                 continue;
@@ -105,7 +121,6 @@ impl Volumes {
                 ..VolumeState::default()
             };
             state.volumes.insert(number, found);
-            state.last = state.last.max(number);
         }
         let volumes = Self {
             directory: directory.to_owned(),
@@ -150,7 +165,10 @@ impl Volumes {
         let mut state = self.state();
         let last = state.last;
         if state.volumes.get(&last).is_some_and(|volume| volume.end < self.volume_bytes) {
-            state.active = Some(self.files.get(last)?).filter(|volume| volume.key.is_some());
+            state.active = match self.files.get(last) {
+                Err(error) if file::is_disk_failure(&error) => None, // Said already.
+                opened => Some(opened?).filter(|volume| volume.key.is_some()),
+            };
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ const STAT_BLOCK_BYTES: u64 = 512;
 #[derive(Debug)]
 pub(super) struct VolumeFile {
     pub(super) number: u32,
-    /// `None` when the head is damaged: records whose place is known can be read all the same.
+    /// `None` when the head is damaged or cannot be read: records whose place is known can be read all the same.
     pub(super) key: Option<[u8; 32]>,
     file: File,
 }
@@ -97,6 +97,10 @@ impl VolumeFile {
                 .filter(|head| head.number == number)
                 .map(|head| head.key),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => None,
+            Err(error) if is_disk_failure(&error) => {
+                tracing::error!(volume = number, %error, "the head of a volume cannot be read");
+                None
+            }
             Err(error) => return Err(error),
         };
         Ok(volume)
@@ -194,5 +198,20 @@ impl VolumeFile {
     /// Whether nothing was ever stored in it: what a crash leaves that comes while it is made.
     pub(super) fn is_unfinished(&self) -> io::Result<bool> {
         Ok(self.key.is_none() && self.len()? <= FIRST_RECORD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_whose_head_the_disk_cannot_deliver_is_one_without_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nothing is mapped at address 0, which reading reports as a disk does.
+        std::os::unix::fs::symlink("/proc/self/mem", path_of(dir.path(), 1)).unwrap();
+        let volume = VolumeFile::open(dir.path(), 1).unwrap();
+        assert!(volume.key.is_none());
+        assert!(is_disk_failure(&volume.read(0, HEAD_BYTES).unwrap_err()));
     }
 }
