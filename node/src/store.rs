@@ -8,9 +8,10 @@
 //!
 //! - When [`BlockStore::put`] returns, the block survives `kill -9` and a power cut.
 //! - [`BlockStore::get`] returns the right bytes or an error, never wrong bytes.
-//! - A copy that proves damaged is *quarantined*: it counts as not there, is not listed and never served, until good bytes are
-//!   put in its place or [`BlockStore::verify`] finds that the copy is good after all. Its bytes stay on disk until then,
-//!   for the case that no better copy exists anywhere.
+//! - A copy that proves damaged is *quarantined*: it counts as not there, is listed only by
+//!   [`BlockStore::list_quarantined`] and never served, until good bytes are put in its place or [`BlockStore::verify`] finds
+//!   that the copy is good after all. Its bytes stay on disk until then, for the case that no better copy exists anywhere,
+//!   or until the copy is deleted because nobody needs one here.
 //! - After an error that leaves open what is on disk (a failed fsync above all), the store takes no more writes until the
 //!   process starts again: asking the kernel a second time may report success for bytes that it has dropped. Reads go on.
 //!
@@ -176,6 +177,17 @@ pub trait BlockStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn list(
+        &self,
+        from: BlockHash,
+        to: BlockHash,
+        limit: usize,
+    ) -> Result<Vec<StoredBlock>, StoreError>;
+
+    /// As [`BlockStore::list`] for the copies in quarantine: what nobody needs has to go from there as well.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn list_quarantined(
         &self,
         from: BlockHash,
         to: BlockHash,

@@ -207,13 +207,23 @@ impl Collector {
         }
     }
 
-    /// Looks at every copy here.
+    /// Looks at every copy here, good or not.
     async fn sweep(&self) -> Result<(), Trouble> {
+        self.sweep_kind(false).await?;
+        self.sweep_kind(true).await
+    }
+
+    async fn sweep_kind(&self, quarantined: bool) -> Result<(), Trouble> {
+        let store = &self.inner.store;
         let end = BlockHash([255; 32]);
         let mut from = BlockHash([0; 32]);
         loop {
             let began = Instant::now();
-            let copies = self.inner.store.list(from, end, PAGE).await?;
+            let copies = if quarantined {
+                store.list_quarantined(from, end, PAGE).await?
+            } else {
+                store.list(from, end, PAGE).await?
+            };
             let next = copies.last().filter(|_| copies.len() == PAGE).map(|copy| copy.hash);
             let suspects = copies
                 .into_iter()

@@ -255,25 +255,39 @@ impl Inner {
         let expected = |group| self.upcoming().names(group, self.parts.node);
         for range in release::surplus_groups(&layout, self.parts.node, expected) {
             let (first, last) = release::hashes_of(range);
-            let mut from = Some(first);
-            while let Some(start) = from {
-                let page = self.page(start, last).await?;
-                if page.asked.epoch != began.epoch {
-                    return Ok(None);
+            // A damaged copy goes like a good one: its holders have to have theirs.
+            for quarantined in [false, true] {
+                let mut from = Some(first);
+                while let Some(start) = from {
+                    let page = self.page(start, last, quarantined).await?;
+                    if page.asked.epoch != began.epoch {
+                        return Ok(None);
+                    }
+                    from = page.next;
+                    if page.surplus.is_empty() {
+                        continue;
+                    }
+                    self.release(page, &mut round).await?;
+                    sleep(PAGE_PAUSE).await;
                 }
-                from = page.next;
-                if page.surplus.is_empty() {
-                    continue;
-                }
-                self.release(page, &mut round).await?;
-                sleep(PAGE_PAUSE).await;
             }
         }
         Ok(Some(round))
     }
 
-    async fn page(&self, from: BlockHash, to: BlockHash) -> Result<Page, String> {
-        let listed = self.parts.store.list(from, to, PAGE).await.map_err(|e| e.to_string())?;
+    async fn page(
+        &self,
+        from: BlockHash,
+        to: BlockHash,
+        quarantined: bool,
+    ) -> Result<Page, String> {
+        let store = &self.parts.store;
+        let listed = if quarantined {
+            store.list_quarantined(from, to, PAGE).await
+        } else {
+            store.list(from, to, PAGE).await
+        };
+        let listed = listed.map_err(|error| error.to_string())?;
         let next = match listed.last() {
             Some(last) if listed.len() == PAGE && last.hash < to => successor(last.hash),
             _ => None,

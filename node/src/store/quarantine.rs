@@ -4,6 +4,7 @@
 //! the row on disk that says the same.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::{PoisonError, RwLock};
 
 use cluster::ids::BlockHash;
@@ -24,6 +25,16 @@ impl Quarantine {
 
     pub(super) fn remove(&self, hash: &BlockHash) {
         self.hashes.write().unwrap_or_else(PoisonError::into_inner).remove(hash);
+    }
+
+    /// Up to `limit` of them in order, within `range`.
+    pub(super) fn page(
+        &self,
+        range: (Bound<BlockHash>, Bound<BlockHash>),
+        limit: usize,
+    ) -> Vec<BlockHash> {
+        let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
+        hashes.range(range).take(limit).copied().collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -61,6 +61,15 @@ impl BlockStore for UnavailableStore {
         Err(self.refusal())
     }
 
+    async fn list_quarantined(
+        &self,
+        _: BlockHash,
+        _: BlockHash,
+        _: usize,
+    ) -> Result<Vec<StoredBlock>, StoreError> {
+        Err(self.refusal())
+    }
+
     fn stats(&self) -> StoreStats {
         StoreStats::default()
     }

@@ -268,6 +268,15 @@ impl BlockStore for VolumeBlockStore {
         .await
     }
 
+    async fn list_quarantined(
+        &self,
+        from: BlockHash,
+        to: BlockHash,
+        limit: usize,
+    ) -> Result<Vec<StoredBlock>, StoreError> {
+        self.read(move |engine| Ok(engine.list_quarantined(from, to, limit))).await
+    }
+
     fn stats(&self) -> StoreStats {
         self.engine.stats()
     }

@@ -96,6 +96,15 @@ impl BlockStore for FakeStore {
             .collect())
     }
 
+    async fn list_quarantined(
+        &self,
+        _: BlockHash,
+        _: BlockHash,
+        _: usize,
+    ) -> Result<Vec<StoredBlock>, StoreError> {
+        unreachable!("a scrub has put them there")
+    }
+
     fn stats(&self) -> StoreStats {
         let blocks = self.blocks.lock().unwrap().len() as u64;
         StoreStats { blocks, bytes: blocks * u64::from(LEN), ..StoreStats::default() }

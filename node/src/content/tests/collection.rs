@@ -149,3 +149,21 @@ async fn a_node_that_was_away_gets_rid_of_what_was_forgotten_meanwhile() {
     let _back = collect(&cluster.nodes[2].content);
     cluster.until_copies(block, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_that_nobody_needs_goes_too() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.catalog.reach(10);
+    let good = bytes(1, 3000);
+    let block = cluster.put(1).await;
+    cluster.until_copies(block, 3).await;
+    damage(&mut cluster, 0, &good).await;
+    let node = &cluster.nodes[0];
+    assert_eq!(node.store.verify(block.hash).await, Err(StoreError::Damaged(block.hash)));
+    assert_eq!(node.store.stats().quarantined, 1);
+    // It was reaped and forgotten before this node looked, so that only a sweep can find it.
+    cluster.catalog.raise_floor(20);
+    let _collecting = collect(&node.content);
+    until("it is gone", || async { node.store.stats().quarantined == 0 }).await;
+    assert_eq!(node.store.verify(block.hash).await, Err(StoreError::NotFound(block.hash)));
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -389,6 +389,28 @@ impl Engine {
             .map_err(|reason| StoreError::Unavailable { reason })
     }
 
+    /// The copies in quarantine from `from` to `to`, both inclusive, `limit` at most.
+    pub(super) fn list_quarantined(
+        &self,
+        from: BlockHash,
+        to: BlockHash,
+        limit: usize,
+    ) -> Vec<StoredBlock> {
+        let mut found = Vec::new();
+        let mut after = Bound::Included(from);
+        while found.len() < limit && !is_past(after, to) {
+            let page = self.quarantine.page((after, Bound::Included(to)), limit - found.len());
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Bound::Excluded(*last);
+            // One without a row is being deleted just now.
+            let rows = page.iter().filter_map(|hash| Some(stored(*hash, &self.index.row(hash)?)));
+            found.extend(rows);
+        }
+        found
+    }
+
     fn read_copy(
         &self,
         hash: &BlockHash,
@@ -461,6 +483,15 @@ impl Engine {
     fn uncount(&self, row: &BlockMeta) {
         self.blocks.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(u64::from(row.len), Ordering::Relaxed);
+    }
+}
+
+/// Whether nothing lies between the two, which a range of a set must not be asked for.
+fn is_past(from: Bound<BlockHash>, to: BlockHash) -> bool {
+    match from {
+        Bound::Included(from) => from > to,
+        Bound::Excluded(from) => from >= to,
+        Bound::Unbounded => false,
     }
 }
 

@@ -254,6 +254,41 @@ async fn a_copy_that_is_good_after_all_leaves_quarantine() {
 }
 
 #[tokio::test]
+async fn copies_in_quarantine_are_listed_by_themselves_and_can_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut blocks: Vec<_> = (0..6).map(|seed| block(seed, 20_000)).collect();
+    blocks.sort();
+    for (hash, bytes) in &blocks {
+        store.put(*hash, bytes.clone(), 7).await.unwrap();
+    }
+    drop(store);
+    for (_, bytes) in &blocks[..4] {
+        assert_eq!(flip_bit(dir.path(), bytes), 1);
+    }
+    let store = open(dir.path());
+    assert!(store.list_quarantined(FIRST, LAST, 10).await.unwrap().is_empty());
+    for (hash, _) in &blocks {
+        let _ = store.verify(*hash).await;
+    }
+    let hashes = |listed: Vec<StoredBlock>| listed.iter().map(|it| it.hash).collect::<Vec<_>>();
+    let expected: Vec<_> = blocks.iter().map(|(hash, _)| *hash).collect();
+    assert_eq!(hashes(store.list(FIRST, LAST, 10).await.unwrap()), expected[4..]);
+    let listed = store.list_quarantined(FIRST, LAST, 10).await.unwrap();
+    assert!(listed.iter().all(|copy| (copy.len, copy.put_index) == (20_000, 7)));
+    assert_eq!(hashes(listed), expected[..4]);
+    let some = store.list_quarantined(expected[1], LAST, 2).await.unwrap();
+    assert_eq!(hashes(some), expected[1..3]);
+    let one = store.list_quarantined(expected[3], expected[3], 2).await.unwrap();
+    assert_eq!(hashes(one), expected[3..4]);
+    assert!(store.list_quarantined(LAST, FIRST, 2).await.unwrap().is_empty());
+
+    assert!(store.delete_if(expected[0], Box::new(|copy| copy.put_index == 7)).await.unwrap());
+    assert_eq!(hashes(store.list_quarantined(FIRST, LAST, 10).await.unwrap()), expected[1..4]);
+    assert_eq!(counts(&store), (2, 40_000, 3));
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_blocks_and_goes_on_reading() {
     let dir = tempfile::tempdir().unwrap();
     let (hash, bytes) = block(1, 50_000);
