@@ -187,6 +187,11 @@ impl VolumeFile {
         Ok(self.file.metadata()?.len())
     }
 
+    /// Whether it has been removed from its directory, as far as the file system tells.
+    pub(super) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
     /// Bytes that it takes on disk.
     ///
     /// # Errors

@@ -53,8 +53,15 @@ impl OpenFiles {
         }
         let tick = recent.tick();
         recent.files.insert(file.number, (Arc::clone(file), tick));
+        drop(recent);
+        // Removed between opening and here: nobody will say so again, and its room is taken as long as it is open. Whoever
+        // removes it after this look finds it here.
+        if file.is_removed() {
+            self.remove(file.number);
+        }
     }
 
+    /// After the file was removed from the directory.
     pub(super) fn remove(&self, number: u32) {
         self.recent().files.remove(&number);
     }
@@ -100,5 +107,18 @@ mod tests {
         files.remove(2);
         std::fs::remove_file(super::super::file::path_of(dir.path(), 2)).unwrap();
         assert!(files.get(2).is_err());
+    }
+
+    #[test]
+    fn a_volume_that_is_removed_while_somebody_opens_it_does_not_stay_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = OpenFiles::new(dir.path());
+        drop(VolumeFile::create(dir.path(), 1).unwrap());
+        let file = Arc::new(VolumeFile::open(dir.path(), 1).unwrap());
+        std::fs::remove_file(super::super::file::path_of(dir.path(), 1)).unwrap();
+        files.remove(1);
+        files.insert(&file);
+        assert!(files.recent().files.is_empty());
+        assert_eq!(Arc::strong_count(&file), 1);
     }
 }
