@@ -8,6 +8,7 @@
 //! stored in it, and has everything between its records punched once more.
 
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -111,7 +112,9 @@ impl Drop for Reclaimer {
 
 impl Work {
     fn run(&self, leaks: Leaks, told: &Receiver<Task>) {
-        self.mend(leaks);
+        if self.mend(leaks, told).is_break() {
+            return;
+        }
         while let Ok(Task::Free(first)) = told.recv() {
             let mut extents = vec![first];
             let until = Instant::now() + GATHERING;
@@ -133,8 +136,25 @@ impl Work {
         }
     }
 
+    /// Frees what is waiting already, so that nobody who deletes has to wait for a long task. Breaks when that was the last.
+    fn free_waiting(&self, told: &Receiver<Task>) -> ControlFlow<()> {
+        let mut extents = Vec::new();
+        let mut flow = ControlFlow::Continue(());
+        for task in told.try_iter().take(QUEUE_LEN) {
+            match task {
+                Task::Free(extent) => extents.push(extent),
+                Task::Stop => {
+                    flow = ControlFlow::Break(());
+                    break;
+                }
+            }
+        }
+        self.free(extents);
+        flow
+    }
+
     fn free(&self, mut extents: Vec<Extent>) {
-        if !self.sync() {
+        if extents.is_empty() || !self.sync() {
             return;
         }
         extents.sort_unstable();
@@ -179,6 +199,8 @@ impl Work {
             let number = in_volume[0].place.volume;
             let file = match self.volumes.file(number) {
                 Ok(file) => file,
+                // Nothing was left in it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     tracing::warn!(volume = number, %error, "a volume cannot be opened to free room in it");
                     continue;
@@ -224,20 +246,28 @@ impl Work {
         }
     }
 
-    /// Frees what a crash has left: see the module.
-    fn mend(&self, Leaks { spent, mut leaking }: Leaks) {
+    /// Frees what a crash has left, and between its parts what is deleted meanwhile: see the module. Breaks when there is
+    /// nothing more to do.
+    fn mend(&self, Leaks { spent, mut leaking }: Leaks, told: &Receiver<Task>) -> ControlFlow<()> {
         leaking.retain(|(number, _)| !spent.contains(number));
+        if !spent.is_empty() && self.sync() {
+            self.remove(spent);
+        }
         for volumes in leaking.chunks(VOLUMES_PER_PASS) {
+            self.free_waiting(told)?;
+            if self.cannot_go_on() {
+                break;
+            }
             // Which extents there are, before it is made durable what was deleted: what is deleted later still counts here.
             let gaps = match self.gaps(volumes) {
                 Ok(gaps) => gaps,
                 Err(error) => {
                     tracing::warn!(error, "the space that a crash left taken cannot be found");
-                    return;
+                    break;
                 }
             };
-            if self.shared.is_stopping.load(Ordering::Relaxed) || !self.sync() {
-                return;
+            if self.cannot_go_on() || !self.sync() {
+                break;
             }
             tracing::info!(
                 volumes = volumes.len(),
@@ -246,9 +276,13 @@ impl Work {
             );
             self.punch(&gaps);
         }
-        if !spent.is_empty() && self.sync() {
-            self.remove(spent);
-        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether looking for gaps is of no use (any more).
+    fn cannot_go_on(&self) -> bool {
+        self.shared.is_stopping.load(Ordering::Relaxed)
+            || self.shared.cannot_punch.load(Ordering::Relaxed)
     }
 
     /// What lies between the records of some volumes up to the ends given, in the order of their places. Nothing will ever
