@@ -100,7 +100,7 @@ async fn makes_holes(store: &VolumeBlockStore, round: u64) -> u64 {
     for number in 1..COUNT {
         assert!(number.is_multiple_of(4) || deletes(store, round, number).await);
     }
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if store.stats().allocated_bytes < full {
             break;
         }
@@ -186,7 +186,7 @@ async fn fills_the_disk() {
         assert!(store.delete_if(BlockHash::of(bytes), Box::new(|_| true)).await.unwrap());
     }
     let mut stored = store.put(BlockHash::of(&new), new.clone(), 1).await;
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if stored.is_ok() {
             break;
         }
