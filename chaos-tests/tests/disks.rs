@@ -215,7 +215,11 @@ async fn fills_up(cluster: &mut Cluster, load: &Workload, place: usize, what: On
     load.acknowledges(BETWEEN_CHANGES, WRITES_WITHIN).await?;
 
     // Starting does not help as long as there is no room, and says so. The process that ended has left some: what it had taken
-    // in advance.
+    // in advance, and perhaps a ballast that it had made again.
+    match std::fs::remove_file(cluster.nodes[place].data().join("ballast")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
     cluster.nodes[place].disk()?.fill()?;
     let before = cluster.nodes[place].printed()?.len();
     cluster.restart(place)?;

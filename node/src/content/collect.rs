@@ -11,9 +11,10 @@
 //! Neither remembers anything on disk. Each delete looks at the copy's put index under the store's lock, so a put of the same
 //! block at the same moment comes either before, and saves the copy, or after, and makes another one.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cluster::catalog::{self, BlockSum, ReapedKey};
@@ -35,6 +36,14 @@ const PAGE: usize = 1000;
 
 /// Deletes in a second at most: a video of an hour goes in ten seconds, and the disk has time for viewers meanwhile.
 const DELETES_PER_SECOND: NonZeroU32 = NonZeroU32::new(1000).expect("it is not 0");
+
+/// A copy may come after its block was reaped, from somebody who began to send it before: for so long, and so often, it is looked
+/// again whether it has. Several times as long as a copy may be on its way; whatever comes later, a sweep finds.
+const LATE: Duration = Duration::from_secs(120);
+const LATE_LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Blocks that are looked for in that way, at some 60 bytes each. The oldest are left to the sweep.
+const LATE_MAX: usize = 50_000;
 
 /// How long after a sweep the next one follows, unless the floor rises.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -108,6 +117,7 @@ impl Content {
             inner: Arc::clone(&self.inner),
             limiter: RateLimiter::direct(Quota::per_second(DELETES_PER_SECOND)),
             reading: Pool::new(1),
+            late: Mutex::default(),
         };
         stop.run_until_cancelled(collector.run()).await;
     }
@@ -133,6 +143,8 @@ struct Collector {
     limiter: DefaultDirectRateLimiter,
     /// The catalog is read here, because that may block.
     reading: Pool,
+    /// Reaped blocks that were not here when that was noticed, the first noticed first.
+    late: Mutex<VecDeque<(Instant, BlockHash, u32)>>,
 }
 
 impl Collector {
@@ -142,10 +154,15 @@ impl Collector {
         let mut swept_floor = None;
         let mut sweep_at = Instant::now();
         let mut count_at = Instant::now();
+        let mut late_at = Instant::now();
         loop {
             applied.borrow_and_update();
             let outcome = async {
                 self.follow(&mut after).await?;
+                if Instant::now() >= late_at {
+                    self.look_for_late().await?;
+                    late_at = Instant::now() + LATE_LOOK_EVERY;
+                }
                 let floor = self.read(|catalog| Ok(catalog::system(catalog)?.reap_floor)).await?;
                 if Instant::now() >= sweep_at || swept_floor.is_some_and(|swept| swept < floor) {
                     let began = Instant::now();
@@ -175,6 +192,7 @@ impl Collector {
                         std::future::pending::<()>().await;
                     },
                     () = sleep_until(sweep_at) => {}
+                    () = sleep_until(late_at), if !self.late().is_empty() => {}
                 }
             } else {
                 sleep(jittered(PAUSE_AFTER_TROUBLE)).await;
@@ -195,16 +213,52 @@ impl Collector {
             };
             let last = *last;
             // Most are elsewhere, or gone already. A damaged copy among them is found by the sweep.
-            let here = self.inner.store.has(page.iter().map(|((_, hash), _)| *hash).collect());
-            let suspects = page
-                .into_iter()
-                .zip(here.await?)
-                .filter_map(|(reaped, here)| here.then_some(reaped))
-                .map(|((_, hash), len)| Suspect { hash, len, put_index: None })
-                .collect();
-            self.delete(suspects).await?;
+            let reaped = page.into_iter().map(|((_, hash), len)| (hash, len)).collect();
+            let absent = self.delete_those_here(reaped).await?;
+            let now = Instant::now();
+            let mut late = self.late();
+            late.extend(absent.into_iter().map(|(hash, len)| (now, hash, len)));
+            let beyond = late.len().saturating_sub(LATE_MAX);
+            late.drain(..beyond);
+            drop(late);
             *after = Some(last);
         }
+    }
+
+    /// Deletes what has come since it was reaped.
+    async fn look_for_late(&self) -> Result<(), Trouble> {
+        let now = Instant::now();
+        let looked_for: Vec<_> = {
+            let mut late = self.late();
+            late.retain(|(since, ..)| now.saturating_duration_since(*since) < LATE);
+            late.iter().map(|(_, hash, len)| (*hash, *len)).collect()
+        };
+        for some in looked_for.chunks(PAGE) {
+            self.delete_those_here(some.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes those of these blocks, with their lengths, that are here and garbage. Returns those that are not here.
+    async fn delete_those_here(
+        &self,
+        blocks: Vec<(BlockHash, u32)>,
+    ) -> Result<Vec<(BlockHash, u32)>, Trouble> {
+        let here = self.inner.store.has(blocks.iter().map(|(hash, _)| *hash).collect()).await?;
+        let (mut suspects, mut absent) = (Vec::new(), Vec::new());
+        for ((hash, len), here) in blocks.into_iter().zip(here) {
+            if here {
+                suspects.push(Suspect { hash, len, put_index: None });
+            } else {
+                absent.push((hash, len));
+            }
+        }
+        self.delete(suspects).await?;
+        Ok(absent)
+    }
+
+    fn late(&self) -> MutexGuard<'_, VecDeque<(Instant, BlockHash, u32)>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at every copy here, good or not.

@@ -194,9 +194,11 @@ impl Content {
         if durable.iter().any(|node| !holders.contains(node)) {
             metrics::counter!("reelraft_content_puts_elsewhere_total").increment(1);
         }
-        // A copy in place of a holder is made only for as long as it is needed.
-        pending.retain(|node| holders.contains(node));
+        // One more for a holder that only hangs is not needed any more.
+        pending.retain(|node| targets.first.contains(node));
         if !pending.is_empty() {
+            // Nobody is owed a copy but holders.
+            pending.retain(|node| holders.contains(node));
             Arc::clone(inner).trail(block, sending, pending);
         }
         Ok(put_index)
